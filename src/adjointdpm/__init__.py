@@ -1,0 +1,55 @@
+"""Gradients of any differentiable metric on a diffusion model's image, exact and at constant memory.
+
+`import adjointdpm as ad` loads torch and numpy only; every other name is imported the first time it is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# Bound here, not lazily: the module and the function share a name, and the first import of the module would shadow it.
+from adjointdpm.replay import replay
+
+if TYPE_CHECKING:
+    from adjointdpm import formats, losses, tasks, zoo
+    from adjointdpm.gradients.check import check_gradients
+    from adjointdpm.models import Denoiser
+    from adjointdpm.pipelines import differentiable, invert_image
+    from adjointdpm.sampler import sample
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Denoiser",
+    "check_gradients",
+    "differentiable",
+    "formats",
+    "invert_image",
+    "losses",
+    "replay",
+    "sample",
+    "tasks",
+    "zoo",
+]
+
+_HOME = {
+    "Denoiser": "adjointdpm.models",
+    "check_gradients": "adjointdpm.gradients.check",
+    "differentiable": "adjointdpm.pipelines",
+    "invert_image": "adjointdpm.pipelines",
+    "sample": "adjointdpm.sampler",
+}
+_MODULES = ("formats", "losses", "tasks", "zoo")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"adjointdpm.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'adjointdpm' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
