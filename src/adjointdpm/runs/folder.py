@@ -1,0 +1,136 @@
+"""A run's folder: locked while in use, its record checked before anything is resumed.
+
+`run.json` holds the configuration, the environment and, at the end, the results.  Opening an existing folder resumes
+it if the configuration is the same; if it differs, the fields that differ are named and nothing is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from adjointdpm.errors import InvalidInput, NumericalWarning
+from adjointdpm.runs.atomic import atomic_write
+from adjointdpm.runs.checkpoint import MANIFEST, Checkpoint, load_checkpoint, save_checkpoint
+from adjointdpm.runs.environment import environment, environment_differences
+from adjointdpm.runs.lock import FolderLock
+from adjointdpm.runs.log import JsonlLog
+
+__all__ = ["RECORD", "RunFolder"]
+
+RECORD = "run.json"
+
+
+class RunFolder:
+    """Context manager for one run of `task` with `config` (plain JSON values) in `path`.
+
+    Inside it, `resumed` is the checkpoint to continue from (or None), `log` the JSONL log, `record` what `run.json`
+    holds.  `identity` holds further facts that must agree on resume, such as the hash of the model.  Raises
+    `OutputError` if the folder is in use, `InvalidInput` if it holds something else or a run of other settings.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        task: str,
+        config: Mapping[str, Any],
+        identity: Mapping[str, Any] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.path = Path(path)
+        self.task = task
+        self.config = json.loads(json.dumps(dict(config)))
+        self.identity = json.loads(json.dumps(dict(identity or {})))
+        self.environment = environment(device)
+        self.record: dict[str, Any] = {}
+        self.resumed: Checkpoint | None = None
+        self.log: JsonlLog
+        self._lock = FolderLock(self.path)
+
+    def __enter__(self) -> RunFolder:
+        if self.path.exists() and not self.path.is_dir():
+            raise InvalidInput(f"the output folder {self.path} is a file; choose another name")
+        self._lock.acquire()
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def _open(self) -> None:
+        record_file = self.path / RECORD
+        strangers = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
+        if record_file.exists():
+            self._check(record_file)
+            self.resumed = load_checkpoint(self.path)
+        elif strangers:
+            raise InvalidInput(
+                f"the output folder {self.path} is not empty and holds no run ({', '.join(sorted(strangers)[:3])}…): "
+                "choose a new or empty folder"
+            )
+        else:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self.record = {"task": self.task, "started": now, "status": "running", "config": self.config}
+            self.record |= {"identity": self.identity, "environment": self.environment}
+            self._write_record()
+        self.log = JsonlLog(self.path / "log.jsonl", keep_steps=self.resumed.step if self.resumed else 0)
+
+    def _check(self, record_file: Path) -> None:
+        """Compare the record found with this run; sets `record`."""
+        try:
+            found = json.loads(record_file.read_text(encoding="utf-8"))
+            before = {**found["config"], **{f"model: {k}": v for k, v in found["identity"].items()}}
+            task, known = found["task"], found["environment"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(
+                f"{record_file} is not a readable run record ({error!r}): choose a new folder"
+            ) from error
+        if task != self.task:
+            raise InvalidInput(f"{self.path} holds a run of {task!r}, not of {self.task!r}: choose a new folder")
+        now = {**self.config, **{f"model: {k}": v for k, v in self.identity.items()}}
+        missing = object()
+        changed = [
+            f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key, missing) != now.get(key, missing)
+        ]
+        if changed:
+            raise InvalidInput(
+                f"{self.path} holds a run with other settings: {'; '.join(changed)}. "
+                "Use the same settings to resume it, or choose a new folder."
+            )
+        differences = environment_differences(known, self.environment)
+        if differences and (self.path / MANIFEST).exists():
+            warnings.warn(
+                f"resuming in another environment ({'; '.join(differences)}): the result may differ in its last digits",
+                NumericalWarning,
+                stacklevel=4,
+            )
+        self.record = found
+        if differences:
+            self.record.setdefault("resumed_in", []).append(self.environment)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Checkpoint now; `OutputError` if the disk does not take it (the previous one stands)."""
+        save_checkpoint(self.path, checkpoint)
+
+    def finish(self, status: str, results: Mapping[str, Any] | None = None) -> None:
+        """Write the record with its final status ("finished", "interrupted", "failed") and the results."""
+        self.record["status"] = status
+        if results is not None:
+            self.record["results"] = dict(results)
+        self._write_record()
+
+    def _write_record(self) -> None:
+        atomic_write(self.path / RECORD, json.dumps(self.record, indent=1, ensure_ascii=False))

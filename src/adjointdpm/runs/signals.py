@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM: finish the step, save, exit with 130 or 143.
+
+Within `with GracefulStop() as stop`, the first signal only sets `stop.requested`; the loop looks at it after each step,
+saves, and raises `stop.interruption(...)`.  A second signal acts at once, as without this class.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["GracefulStop", "RunInterrupted"]
+
+
+class RunInterrupted(SystemExit):
+    """Raised after a run was saved on a signal; uncaught, it ends the process with 128 + the signal's number."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(code)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class GracefulStop:
+    """Catches SIGINT and SIGTERM while active (in the main thread; elsewhere Python allows no handlers)."""
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        return self.received is not None
+
+    def interruption(self, message: str) -> RunInterrupted:
+        """The exception to raise once everything is saved."""
+        return RunInterrupted(message, 128 + int(self.received or signal.SIGINT))
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()  # so that a second signal ends the process at once
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def __enter__(self) -> GracefulStop:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in self.signals}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
