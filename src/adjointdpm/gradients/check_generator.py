@@ -1,0 +1,231 @@
+"""Each gradient engine of a generator against plain backprop through the very same call, on the user's own model.
+
+The engines are compared on the road that they run on: `exact` on the generator's own (the pipeline road unless it was
+made with a solver), the continuous adjoint on the ODE road, where it is defined; `full`, plain backprop, is the
+measure on each.  Where plain backprop at the asked number of steps would not fit in memory, which is estimated first
+from two short runs (its peak grows by one network graph a step), fewer steps are taken and the report says so.
+
+The metric is a fixed random projection of the image before its clamp, so that no component of the gradient is hidden;
+the share of saturated pixels, whose gradient a loss on the clamped image would not see, is reported beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adjointdpm.errors import AdjointDPMError, InvalidInput
+from adjointdpm.gradients.check_report import GradientReport, Row
+from adjointdpm.gradients.measure import Measured, compare, finite_difference_row, gradient_of, tolerance_for
+
+__all__ = ["ENGINES", "WRT", "check_generator", "is_generator"]
+
+#: Engine names of a check, and whether plain backprop should be met to rounding.
+ENGINES = {"full": True, "exact": True, "adjoint": False, "adjoint:paper": False}
+WRT = ("x_T", "cond", "guidance", "weights")
+
+
+def is_generator(thing: Any) -> bool:
+    """Whether this looks like what `ad.differentiable` returns (no import: pipelines are a later layer)."""
+    return callable(thing) and all(hasattr(thing, n) for n in ("with_", "encode_prompt", "prepare_latents", "road"))
+
+
+def check_generator(
+    gen: Any,
+    prompt: str | None = None,
+    *,
+    steps: int = 10,
+    engines: Sequence[str] = ("full", "exact", "adjoint", "adjoint:paper"),
+    wrt: Sequence[str] = WRT,
+    guidance_scale: float = 5.0,
+    loss: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+    directions: int = 2,
+    meter: bool = True,
+    memory: float | None = None,
+    progress: Callable[[str], None] | None = None,
+    **call: Any,
+) -> GradientReport:
+    """Gradient error of each engine on one prompt.
+
+    Args:
+        gen: a generator from `ad.differentiable`.
+        prompt: text to generate from; an empty prompt if None.
+        steps: sampling steps; fewer are taken, and the report says so, if plain backprop would not fit.
+        engines: of "full", "exact", "adjoint", "adjoint:paper".
+        wrt: of "x_T", "cond" (the prompt's embedding), "guidance" (the scale), "weights" (all of the denoiser).
+        guidance_scale: guidance of the call; with 1 or less there is none, and "guidance" is left out.
+        loss: metric on `image_unclamped`, (B, 3, H, W) nominally in [0, 1]; a fixed random projection if None.
+        seed: seed of the starting noise, of the projection and of the directions.
+        directions: directions of finite difference for each wrt; 0 leaves it out.
+        meter: measure the peak of live tensor bytes (one more run of each engine).
+        memory: bytes that plain backprop may take; by default half of what is free now.
+        progress: called with a line of text before each stage.
+        call: further arguments of the generator's call (height=, width= ...).
+
+    Returns:
+        `GradientReport`; its facts hold `steps`, `steps_asked`, `saturated_share`, `road`.
+    """
+    _validate(steps, engines, wrt, directions)
+    say = progress or (lambda _line: None)
+    subject = _Subject(gen, prompt, guidance_scale, loss, seed, tuple(wrt), call)
+    facts: dict[str, Any] = {"road": gen.road, "steps_asked": steps}
+    problems: list[str] = []
+    rows: list[Row] = []
+    with subject.prepared():
+        say("estimating the memory of plain backprop")
+        budget = _free_bytes(subject.device) / 2 if memory is None else memory
+        steps, estimate = _steps_that_fit(subject, steps, budget)
+        facts |= {"steps": steps, "plain_backprop_mb": estimate / 2**20}
+        references: dict[str, Measured] = {}
+        for engine in engines:
+            road, variant = subject.variant(engine)
+            try:
+                if road not in references:
+                    say(f"plain backprop on the {road} road, {steps} steps")
+                    references[road] = subject.measure(subject.variant("full", road)[1], steps)
+                say(f"{engine} on the {road} road, {steps} steps")
+                got = subject.measure(variant, steps)
+                peak = subject.measure(variant, steps, meter=True).peak_bytes if meter else math.nan
+            except AdjointDPMError as error:
+                problems.append(f"{engine} could not run: {error}")
+                continue
+            for name in subject.groups:
+                error_, cosine, note = compare(got, references[road], name)
+                rows.append(
+                    Row(engine, name, error_, cosine, got.seconds, peak / 2**20, f"plain backprop ({road} road)",
+                        0.0, tolerance_for(subject.dtype, against="reference"), ENGINES[engine], note)
+                )  # fmt: skip
+        own = references.get(gen.road)
+        if directions and own is not None:
+            variant = subject.variant("full", gen.road)[1]
+            for name in subject.groups:
+                say(f"finite difference for {name}")
+                row = finite_difference_row(
+                    lambda: subject.loss_of(variant, steps), subject.groups, name, own,
+                    directions=directions, seed=seed, rounding=subject.dtype,
+                )  # fmt: skip
+                rows.append(row)
+        facts |= {"saturated_share": subject.saturated_share}
+    return GradientReport(tuple(rows), tuple(problems), tuple(subject.notes), facts)
+
+
+class _Subject:
+    """The call that is checked: fixed inputs as leaves, one metric, and the generator's variants."""
+
+    def __init__(
+        self, gen: Any, prompt: str | None, guidance: float, loss: Callable[[Tensor], Tensor] | None,
+        seed: int, wrt: tuple[str, ...], call: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.gen, self.call, self.seed, self.loss = gen, call, seed, loss
+        self.guided = guidance > 1
+        self.notes: list[str] = []
+        self.saturated_share = math.nan
+        size = {k: call[k] for k in ("height", "width") if k in call}
+        with torch.no_grad():
+            embeds, negative = gen.encode_prompt(prompt or "", call.pop("negative_prompt", None))
+            latents = gen.prepare_latents(1, seed, **size)
+        self.denoiser: nn.Module = getattr(gen.pipe, "unet", None) or gen.pipe.transformer
+        self.dtype = next(self.denoiser.parameters()).dtype
+        self.device = latents.device
+        self.latents = latents.detach().clone()
+        self.embeds = embeds.detach().clone()
+        self.negative = None if negative is None or not self.guided else negative.detach().clone()
+        self.guidance = torch.tensor(float(guidance), dtype=torch.float64, device=self.device)
+        self.groups: dict[str, list[Tensor]] = {}
+        if "x_T" in wrt:
+            self.groups["x_T"] = [self.latents.requires_grad_(True)]
+        if "cond" in wrt:
+            self.groups["cond"] = [t.requires_grad_(True) for t in (self.embeds, self.negative) if t is not None]
+        if "guidance" in wrt and self.guided:
+            self.groups["guidance"] = [self.guidance.requires_grad_(True)]
+        if "weights" in wrt:
+            self.groups["weights"] = [p for p in self.denoiser.parameters() if p.is_floating_point()]
+        if not self.groups:
+            raise InvalidInput(f"nothing to differentiate: wrt={wrt}, guidance_scale={guidance} (it must be above 1)")
+        self.wrt = tuple(self.groups)
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """The denoiser's weights require grad as asked while the check runs, and as before afterwards."""
+        before = [(p, p.requires_grad) for p in self.denoiser.parameters()]
+        try:
+            for p, _ in before:
+                p.requires_grad_("weights" in self.groups and p.is_floating_point())
+            yield
+        finally:
+            for p, flag in before:
+                p.requires_grad_(flag)
+
+    def variant(self, engine: str, road: str | None = None) -> tuple[str, Any]:
+        """The generator with this engine, and the road it runs on (the adjoint knows the ODE road only)."""
+        road = road or ("ode" if engine.startswith("adjoint") else self.gen.road)
+        changes: dict[str, Any] = {"gradient": engine, "wrt": self.wrt}
+        if engine == "adjoint:paper":
+            from adjointdpm.gradients.adjoint import Adjoint
+
+            changes["gradient"] = Adjoint(preset="paper")
+        if road == "ode" and self.gen.road != "ode":
+            changes |= {"solver": "ab4", "spacing": "logsnr"}
+        return road, self.gen.with_(**changes)
+
+    def loss_of(self, variant: Any, steps: int) -> Tensor:
+        embeds = {"prompt_embeds": self.embeds}
+        if self.negative is not None:
+            embeds["negative_prompt_embeds"] = self.negative
+        guidance = self.guidance if "guidance" in self.groups else float(self.guidance)
+        out = variant(latents=self.latents, num_inference_steps=steps, guidance_scale=guidance, **embeds, **self.call)
+        image: Tensor = out.image_unclamped
+        self.saturated_share = float(((image <= 0) | (image >= 1)).float().mean())
+        if self.loss is not None:
+            return self.loss(image)
+        source = torch.Generator().manual_seed(self.seed)
+        weight = torch.randn(image.shape, generator=source, dtype=torch.float64).to(image.device)
+        return (image.double() * weight).mean()  # float64: the sum must not round what is compared
+
+    def measure(self, variant: Any, steps: int, *, meter: bool = False) -> Measured:
+        return gradient_of(lambda: self.loss_of(variant, steps), self.groups, "the metric", meter=meter)
+
+
+def _steps_that_fit(subject: _Subject, steps: int, budget: float) -> tuple[int, float]:
+    """The number of steps at which plain backprop fits, and its estimated bytes there, from runs of 2 and 3 steps."""
+    if steps <= 3:
+        return steps, math.nan
+    variant = subject.variant("full", subject.gen.road)[1]
+    two, three = (subject.measure(variant, n, meter=True).peak_bytes for n in (2, 3))
+    per_step = max(three - two, 1.0)
+    fitting = int(2 + max(budget - two, 0.0) // per_step)
+    taken = min(steps, max(fitting, 2))
+    if taken < steps:
+        subject.notes.append(
+            f"Plain backprop over {steps} steps would take about {(two + (steps - 2) * per_step) / 2**30:.1f} GiB of "
+            f"{budget / 2**30:.1f} GiB allowed: checked with {taken} steps instead."
+        )
+    return taken, two + (taken - 2) * per_step
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as lines:
+        return 1024.0 * next(float(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
+    return 4.0 * 2**30
+
+
+def _validate(steps: int, engines: Sequence[str], wrt: Sequence[str], directions: int) -> None:
+    if not isinstance(steps, int) or steps < 1:
+        raise InvalidInput(f"steps must be a whole number of at least 1, got {steps!r}")
+    if unknown := [e for e in engines if e not in ENGINES]:
+        raise InvalidInput(f"unknown engines {unknown}; known: {list(ENGINES)}")
+    if unknown := [w for w in wrt if w not in WRT]:
+        raise InvalidInput(f"unknown wrt {unknown}; known: {list(WRT)}")
+    if not isinstance(directions, int) or directions < 0:
+        raise InvalidInput(f"directions must be a whole number, 0 for none, got {directions!r}")
