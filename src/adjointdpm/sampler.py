@@ -1,0 +1,180 @@
+"""The ODE road: noise to data and data to noise, with a gradient to everything that went in.
+
+This is the only place that composes schedule, denoiser, ODE form, solver and gradient engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.errors import InvalidInput, NonFinite
+from adjointdpm.gradients import Engine, SolveSpec, SolveStats, make_engine
+from adjointdpm.models import Denoiser, GuidedDenoiser, refuse_noisy_modules
+from adjointdpm.ode import Form, make_ode
+from adjointdpm.schedules import Grid, Spacing, make_grid
+from adjointdpm.solvers import Solver, SolverState, make_solver
+
+__all__ = ["Sampled", "sample", "to_noise"]
+
+Callback = Callable[[int, float, Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """The end of a solve.
+
+    Attributes:
+        x0: (B, ...) the sample, with a graph to x_T, conditioning, guidance and weights that require grad.
+        stats: what it cost.
+        grid: the nodes that were visited.
+    """
+
+    x0: Tensor
+    stats: SolveStats
+    grid: Grid
+
+
+def sample(
+    denoiser: Denoiser,
+    x_T: Tensor,
+    *,
+    cond: Any = None,
+    uncond: Any = None,
+    guidance: Tensor | float = 1.0,
+    steps: int = 20,
+    spacing: Spacing = "logsnr",
+    solver: str | Solver = "euler",
+    form: Form = "exponential",
+    gradient: str | Engine = "exact",
+    t_start: Tensor | float | None = None,
+    t_end: Tensor | float | None = None,
+    to_zero: bool = True,
+    grid: Grid | None = None,
+    state_dtype: torch.dtype | None = None,
+    callback: Callback | None = None,
+) -> Sampled:
+    """Solve the probability-flow ODE (paper eq. 6, 11) from noise to data.
+
+    Args:
+        denoiser: the wrapped network.
+        x_T: (B, ...) floating noise at the first time: standard normal for variance-preserving schedules and flow,
+            t_start times that for EDM.
+        cond, uncond: conditioning for the network: a tensor or a tree of dicts, lists and tuples of tensors, each
+            with a leading batch dimension of B or 1.
+        guidance: s of s eps(c) + (1 - s) eps(empty): a number or a tensor () or (B,); needs `uncond` unless it is 1.
+        steps, spacing, t_start, t_end, to_zero: the grid, see `schedules.make_grid`.
+        solver: "euler" (= DDIM in the exponential form), "heun", "rk4", "ab1" ... "ab4", "dpmpp2m", or a `Solver`.
+        form: "exponential" (eq. 11), "raw" (eq. 6) or "angle"; a solver for alpha = 0 at the start needs the last two.
+        gradient: "exact" (constant memory), "full" (plain backprop), "adjoint" (the paper's), or an `Engine`.
+        grid: a ready grid instead of steps, spacing, t_start, t_end, to_zero.
+        state_dtype: dtype of the state; x_T's by default, float32 if that is a half precision.
+        callback: called as callback(node, t, x) after each step with x detached.
+
+    Returns:
+        `Sampled`; its `.x0` has the state's dtype.
+
+    Raises:
+        InvalidInput: bad values or a combination that does not fit, before the network is called.
+        UnreachedGradient: something requires grad that the computation does not contain.
+        NonFinite: the state became NaN or infinite; names the step.
+    """
+    if grid is None:
+        grid = make_grid(denoiser.schedule, steps, spacing, t_start, t_end, to_zero)
+    return _solve(denoiser, x_T, "x_T", grid, cond, uncond, guidance, solver, form, gradient, state_dtype, callback)
+
+
+def to_noise(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    *,
+    cond: Any = None,
+    uncond: Any = None,
+    guidance: Tensor | float = 1.0,
+    steps: int = 50,
+    spacing: Spacing = "logsnr",
+    solver: str | Solver = "euler",
+    form: Form = "exponential",
+    gradient: str | Engine = "exact",
+    t_start: Tensor | float | None = None,
+    t_end: Tensor | float | None = None,
+    grid: Grid | None = None,
+    state_dtype: torch.dtype | None = None,
+    callback: Callback | None = None,
+) -> Sampled:
+    """The same ODE from data to noise: `x_0` (B, ...) is the sample at t_end > 0, the result that at t_start.
+
+    All else is as in `sample`, gradients too.  The round trip with `sample(..., to_zero=False)` over the same times is
+    exact in the limit of small steps only; the higher the order of the solver, the closer.
+
+    Returns:
+        `Sampled`, whose `.x0` is here x_T.
+    """
+    if grid is None:
+        grid = make_grid(denoiser.schedule, steps, spacing, t_start, t_end, to_zero=False).reversed()
+    return _solve(denoiser, x_0, "x_0", grid, cond, uncond, guidance, solver, form, gradient, state_dtype, callback)
+
+
+def _solve(
+    denoiser: Denoiser,
+    x: Tensor,
+    name: str,
+    grid: Grid,
+    cond: Any,
+    uncond: Any,
+    guidance: Tensor | float,
+    solver: str | Solver,
+    form: Form,
+    gradient: str | Engine,
+    state_dtype: torch.dtype | None,
+    callback: Callback | None,
+) -> Sampled:
+    x = _check_sample(x, name, state_dtype)
+    refuse_noisy_modules(denoiser.network)
+    model = GuidedDenoiser(denoiser, cond, uncond, guidance, x)
+    ode = make_ode(form, model)
+    engine = make_engine(gradient)
+    finite: list[Tensor] = []
+
+    def on_step(n: int, t: Tensor, state: SolverState) -> None:
+        finite.append(torch.isfinite(state.y.detach()).all())
+        if callback is not None:
+            callback(n, float(t), ode.from_state(state.y.detach(), t))
+
+    spec = SolveSpec(model, ode, make_solver(solver), grid, x, on_step)
+    engine.check(spec)
+    started = time.perf_counter()
+    out = engine.solve(spec)
+    spec.stats.seconds = time.perf_counter() - started
+    counter = model.counter
+    spec.stats.nfe, spec.stats.network_calls = counter.nfe, counter.network_calls
+    spec.stats.sample_evaluations = counter.sample_evaluations
+    if grid.to_zero:
+        finite.append(torch.isfinite(out.detach()).all())
+        if callback is not None:
+            callback(grid.steps, float(grid.t[-1]), out.detach())
+    bad = torch.stack(finite).logical_not().nonzero()  # one synchronisation for all steps
+    if len(bad):
+        raise NonFinite(
+            f"the sample is not finite after step {int(bad[0]) + 1} of {grid.steps} "
+            f"(t={float(grid.t[int(bad[0]) + 1]):g}): check the network's dtype and the prediction type"
+        )
+    return Sampled(out, spec.stats, grid)
+
+
+def _check_sample(x: Tensor, name: str, state_dtype: torch.dtype | None) -> Tensor:
+    """`x` in the state's dtype, or InvalidInput."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise InvalidInput(f"{name} must be a floating tensor, got {got}")
+    if x.ndim < 2 or len(x) == 0:
+        raise InvalidInput(f"{name} must be (B, ...) with B >= 1, got shape {tuple(x.shape)}")
+    if not bool(torch.isfinite(x.detach()).all()):
+        raise InvalidInput(f"{name} has values that are not finite")
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    return x.to(state_dtype or (torch.float32 if half else x.dtype))
