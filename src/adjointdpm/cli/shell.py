@@ -1,0 +1,95 @@
+"""What a command writes to: results on stdout, everything else on stderr.
+
+With `--json`, stdout carries one JSON document and nothing else, so that `adjointdpm check --json | jq` works; the
+tables and sentences meant for people are dropped, warnings and progress bars stay on stderr.  Bars need a terminal:
+without one (a log file, a pipe) a line is written when a job starts.  NO_COLOR and dumb terminals are rich's business.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from rich.console import Console
+
+Advance = Callable[[int], None]
+
+
+class Shell:
+    """The two streams of one command.
+
+    Args:
+        as_json: stdout is reserved for one JSON document.
+        stdout, stderr: text streams, by default those of the process.
+    """
+
+    def __init__(self, as_json: bool = False, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
+        self.as_json = as_json
+        self.warnings: list[str] = []
+        self._stdout = stdout or sys.stdout
+        self._out = Console(file=self._stdout, highlight=False, soft_wrap=True)
+        self._err = Console(file=stderr or sys.stderr, highlight=False, soft_wrap=True)
+
+    def say(self, *renderables: Any) -> None:
+        """A result for people: text or a rich table on stdout; nothing with `--json`.  Text is taken literally."""
+        if not self.as_json:
+            self._out.print(*renderables, markup=False)
+
+    def note(self, text: str) -> None:
+        """A remark about the run, on stderr in both modes."""
+        self._err.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """A warning on stderr; also kept for the JSON document."""
+        self.warnings.append(text)
+        self._err.print("warning:", style="yellow", end=" ")
+        self._err.print(text, markup=False)
+
+    def error(self, text: str) -> None:
+        self._err.print("error:", style="bold red", end=" ")
+        self._err.print(text, markup=False)
+
+    def traceback(self) -> None:
+        """The traceback of the exception being handled, on stderr."""
+        import traceback
+
+        self._err.print(traceback.format_exc(), markup=False)
+
+    def emit(self, document: dict[str, Any]) -> None:
+        """The command's JSON document with the warnings so far, only with `--json`; NaN and infinities become null."""
+        if self.as_json:
+            document = document | {"warnings": self.warnings}
+            self._stdout.write(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            self._stdout.flush()
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Advance]:
+        """A bar of `total` units on stderr; the body calls the yielded function with the units just done."""
+        if not self._err.is_terminal:
+            self.note(f"{label} …")
+            yield lambda _: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._err, transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda units: bar.advance(task, units)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with what JSON has no word for replaced: paths by text, tuples by lists, NaN and infinities by null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
