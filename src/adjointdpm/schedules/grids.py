@@ -173,4 +173,4 @@ def _snapped(schedule: Schedule, steps: int, spacing: str, offset: int, conventi
         t = t if convention == "euler" else np.round(t)
     if t[0] > total - 1:
         raise InvalidInput(f"steps={steps} with steps_offset={offset} starts at {t[0]:g}, beyond step {total - 1}")
-    return torch.as_tensor(np.ascontiguousarray(t), dtype=torch.float64)
+    return torch.as_tensor(t.copy(), dtype=torch.float64)
