@@ -1,0 +1,235 @@
+"""`ad.replay`: the context manager that the user sees, and the methods that it puts on modules."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from adjointdpm.errors import InvalidInput
+from adjointdpm.replay.ambient import Ambient
+from adjointdpm.replay.call import Call, Replayed, Stats, is_inside
+from adjointdpm.replay.gate import Gates
+from adjointdpm.replay.state import PATCH_MARK, Snapshot
+from adjointdpm.replay.structure import Slot, swapped
+from adjointdpm.replay.unreached import check_reached
+from adjointdpm.replay.weights import WeightWatch
+
+__all__ = ["replay"]
+
+_METHODS = ("forward", "encode", "decode")
+
+
+class replay:  # noqa: N801  (a context manager that reads as a verb)
+    """Run every call of `modules` without keeping its graph, and once more, with one, in backward.
+
+        with ad.replay(unet, vae):
+            image = my_sampling_loop(z, prompt_embeds)
+        loss(image).backward()                      # inside or outside the block
+
+    Memory is that of one call's graph, however many calls there are.  N calls cost N forwards, N - 1 recomputations
+    (the last graph stays) and N VJPs.  Gradients reach whatever the calls take (positional, keyword, nested in lists,
+    dicts and objects) and the modules' weights, for all that requires grad; outputs may have any structure.
+
+    They are bit equal to plain backprop where kernels are deterministic: each use of a tensor is added in the order in
+    which plain backprop adds it, also for conditioning and weights that many calls share.  Two exceptions, equal to
+    rounding: a tensor with a gradient from outside the calls that one call also uses several times, and weights under
+    autocast, where plain backprop sums the calls in low precision and `replay` sums them in the weight's own.
+
+    A call is replayed as it was: modes, hooks, LoRA scale, attention processors, buffers, autocast, random numbers.
+    Calls under `torch.no_grad()`, and calls that involve nothing that requires grad, run as if `replay` were not there.
+    `backward`, `torch.autograd.grad`, `retain_graph`, accumulation and several live results behave as in PyTorch;
+    second derivatives raise.  Hooks inside the module run again in a replay; hooks of the module itself do not.
+
+    Parameters
+    ----------
+    modules: any `torch.nn.Module`s.  `forward` is replayed, and `encode` and `decode` where a module has them.
+    keep: which calls keep their graph for backward, trading memory for recomputations: "last" (or 1), the last k
+        (an int), "none" (or 0), or a module or several: all calls of these and of no others.
+
+    Attributes
+    ----------
+    stats: counts of `forwards` (all calls), `recomputations` and `vjps`, the last two growing as backward runs.
+
+    Raises
+    ------
+    InvalidInput: not a module; an inference tensor; an argument edited in place between a call and its backward.
+    WeightsChanged: in backward, if weights or buffers are not what they were at the call; names one.
+    UnreachedGradient: a tensor requires grad and is used by a call, but is neither argument nor weight; or a tensor
+        leaves a call by another way than its result and gets a gradient.
+    """
+
+    def __init__(
+        self, *modules: torch.nn.Module, keep: int | str | torch.nn.Module | Iterable[torch.nn.Module] = "last"
+    ) -> None:
+        if not modules:
+            raise InvalidInput("replay() needs at least one module, such as the UNet of the loop")
+        for module in modules:
+            if not isinstance(module, torch.nn.Module):
+                raise InvalidInput(f"replay() takes torch.nn.Modules, got {type(module).__name__}")
+            if isinstance(module, torch.jit.ScriptModule):
+                raise InvalidInput("replay() cannot patch a TorchScript module; pass the nn.Module it was made from")
+        self.modules = tuple(dict.fromkeys(modules))
+        self.stats = Stats()
+        self._number_kept, self._keepers = _keep(keep)
+        self._kept: deque[weakref.ref[Call]] = deque()
+        self._gates = Gates()
+        self._snapshots: dict[torch.nn.Module, Snapshot] = {}
+        self._watches: dict[torch.nn.Module, WeightWatch] = {}
+        self._searched: set[tuple[str, int]] = set()
+        self._patched: list[tuple[torch.nn.Module, str, Any, Any]] = []
+        self._active = False
+
+    def __enter__(self) -> Self:
+        if self._active:
+            raise InvalidInput("this replay is already open; make a new one: with ad.replay(...)")
+        self._active = True
+        for module in self.modules:
+            for name in _METHODS:
+                original = getattr(module, name, None)
+                if not callable(original):
+                    continue
+                own = vars(module).get(name, _METHODS)  # _METHODS stands for: no attribute of its own
+                patch = self._patch(module, name, original)
+                vars(module)[name] = patch  # past __setattr__, which compiled modules redirect
+                self._patched.append((module, name, own, patch))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._active = False
+        for module, name, own, patch in reversed(self._patched):
+            if vars(module).get(name) is not patch:
+                continue  # somebody wrapped it meanwhile: their wrapper stays and ours inside it does nothing any more
+            if own is _METHODS:
+                del vars(module)[name]
+            else:
+                vars(module)[name] = own
+        self._patched.clear()
+        self._snapshots.clear()
+        self._watches.clear()
+
+    def _patch(self, module: torch.nn.Module, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def patched(*args: Any, **kwargs: Any) -> Any:
+            if not self._active or is_inside():
+                return original(*args, **kwargs)
+            return self._call(module, name, original, args, kwargs)
+
+        setattr(patched, PATCH_MARK, True)
+        return patched
+
+    def _call(
+        self, module: torch.nn.Module, method: str, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        self.stats.forwards += 1
+        if not torch.is_grad_enabled():
+            return original(*args, **kwargs)
+        tensors: list[torch.Tensor] = []
+        slots: dict[int, Slot] = {}
+
+        def to_slot(tensor: torch.Tensor) -> Slot:
+            if id(tensor) not in slots:
+                slots[id(tensor)] = Slot(len(tensors))
+                tensors.append(tensor)
+            return slots[id(tensor)]
+
+        pattern = swapped((args, kwargs), torch.Tensor, to_slot, fresh=True)
+        snapshot, fresh = self._snapshot(module)
+        watch = self._watches.setdefault(module, WeightWatch(module, type(module).__name__))
+        buffers = watch.begin(snapshot, fresh=fresh)
+        differentiated = [i for i, t in enumerate(tensors) if t.requires_grad]
+        weights = watch.trainable()
+        if not differentiated and not weights:
+            return original(*args, **kwargs)
+        name = f"{type(module).__name__}.{method} (call {self.stats.forwards})"
+        for tensor in tensors:
+            if tensor.is_inference():
+                raise InvalidInput(
+                    f"{name}: a tensor of shape {tuple(tensor.shape)} was made under torch.inference_mode() and cannot "
+                    "take part in a gradient; make it under torch.no_grad(), or pass a clone of it"
+                )
+        gates = [self._gates.of([tensors[i]]) for i in differentiated]
+        if weights:
+            gates.append(self._gates.of(weights))
+        call = Call(
+            name=name,
+            function=original,
+            pattern=pattern,
+            differentiated=differentiated,
+            weights=weights,
+            gates=gates,
+            snapshot=snapshot,
+            watch=watch,
+            stats=self.stats,
+            ambient=Ambient({t.device for t in [*tensors, *weights[:1]]}, _generators(args, kwargs)),
+        )
+        self._drop_graphs(module)
+        leaves = call.leaves(tensors)
+        inner = {id(tensors[i]): leaf for i, leaf in zip(differentiated, leaves, strict=True)}
+        versions = [t._version for t in tensors]
+        args, kwargs = swapped((args, kwargs), torch.Tensor, lambda t: inner.get(id(t), t))
+        result, outputs = call.run(args, kwargs)
+        call.ambient.settle()
+        call.mark, call.buffers = watch.end(buffers)
+        call.probe = watch.probe()
+        if versions != [t._version for t in tensors]:
+            raise InvalidInput(f"{name} edits one of its arguments in place, so it cannot be replayed; pass a clone")
+        if not outputs:
+            return result
+        where = (method, id(snapshot))
+        if where not in self._searched:
+            self._searched.add(where)
+            check_reached(name, outputs, [*leaves, *weights])
+        tokens = [gate.token for gate in gates]
+        outer = Replayed.apply(call, outputs, tensors, *tokens)  # type: ignore[no-untyped-call]
+        if self._number_kept or module in self._keepers:
+            call.graph = outputs, leaves
+            if module not in self._keepers:
+                self._kept.append(weakref.ref(call))
+        by_id = {id(a): b for a, b in zip(outputs, outer, strict=True)}
+        return swapped(result, torch.Tensor, lambda t: by_id.get(id(t), t))
+
+    def _snapshot(self, module: torch.nn.Module) -> tuple[Snapshot, bool]:
+        """The state of the module, and whether more than a counter in it is new."""
+        known = self._snapshots.get(module)
+        if known is not None and known.unchanged():
+            return known, False
+        new = self._snapshots[module] = Snapshot(module)
+        return new, known is None or new.matters_beside(known)
+
+    def _drop_graphs(self, module: torch.nn.Module) -> None:
+        """A call begins: of the kept graphs let the oldest go, so that the new one is within the number kept."""
+        if module in self._keepers:
+            return
+        while self._kept and len(self._kept) >= max(1, self._number_kept):
+            call = self._kept.popleft()()
+            if call is not None:
+                call.graph = None
+
+
+def _keep(keep: Any) -> tuple[int, frozenset[torch.nn.Module]]:
+    if isinstance(keep, str):
+        if keep not in ("last", "none"):
+            raise InvalidInput(f'keep={keep!r}: expected "last", "none", a number of calls or modules')
+        return int(keep == "last"), frozenset()
+    if isinstance(keep, int):
+        if keep < 0:
+            raise InvalidInput(f"keep={keep}: the number of graphs to keep cannot be negative")
+        return keep, frozenset()
+    modules = (keep,) if isinstance(keep, torch.nn.Module) else tuple(keep)
+    if not all(isinstance(m, torch.nn.Module) for m in modules):
+        raise InvalidInput("keep= takes modules, a number of calls, or a word")
+    return 0, frozenset(modules)
+
+
+def _generators(args: Any, kwargs: Any) -> list[torch.Generator]:
+    found: list[torch.Generator] = []
+    swapped((args, kwargs), torch.Generator, lambda g: found.append(g) or g)  # type: ignore[func-returns-value]
+    return found
