@@ -8,7 +8,7 @@ and numpy's own generators are not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 __all__ = ["Ambient"]
 
-_KERNELS = (
+_KERNELS: tuple[tuple[Callable[[], bool], Callable[[bool], Any]], ...] = (
     (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
     (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
     (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
@@ -30,7 +30,7 @@ def _autocast_state(kind: str) -> tuple[bool, torch.dtype, bool]:
 
 def _random_state(source: str | torch.device | torch.Generator) -> torch.Tensor:
     if isinstance(source, torch.Generator):
-        return source.get_state()
+        return source.get_state()  # type: ignore[no-any-return]
     return torch.get_rng_state() if source == "cpu" else torch.cuda.get_rng_state(source)
 
 
@@ -56,7 +56,9 @@ class Ambient:
 
     def settle(self) -> None:
         """Forget the random states that the call did not advance: it drew nothing there, and 5 KB a call are saved."""
-        self.random = [(source, state) for source, state in self.random if not torch.equal(state, _random_state(source))]
+        self.random = [
+            (source, state) for source, state in self.random if not torch.equal(state, _random_state(source))
+        ]
 
     @contextmanager
     def in_force(self) -> Iterator[None]:

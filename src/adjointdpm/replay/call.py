@@ -107,7 +107,9 @@ class Call:
             _, outputs = self.run(args, kwargs)
         return outputs, leaves
 
-    def vjp(self, tensors: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor | None], wanted: list[bool]) -> None:
+    def vjp(
+        self, tensors: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor | None], wanted: list[bool]
+    ) -> None:
         """Carry cotangents of the outputs to the gates.  wanted: per gate, whether PyTorch will run it."""
         task = graph_task()
         assert self.mark is not None
@@ -117,8 +119,8 @@ class Call:
         outputs, leaves = graph if graph is not None else self.run_again(tensors)
         if len(outputs) != len(cotangents):
             raise AdjointDPMError(
-                f"{self.name} returned {len(cotangents)} tensors with a graph, and {len(outputs)} when it was replayed: "
-                "it depends on something that `replay` does not know of (a global, a counter, Python's random)"
+                f"{self.name} returned {len(cotangents)} tensors with a graph, and {len(outputs)} when replayed: it "
+                "depends on something that `replay` does not know of (a global, a counter, Python's random)"
             )
         behind: list[list[torch.Tensor]] = [[leaf] for leaf in leaves]
         if self.weights:
@@ -126,7 +128,7 @@ class Call:
         pairs = [(gate, ts) for gate, ts, want in zip(self.gates, behind, wanted, strict=True) if want]
         roots, seeds = [], []
         for gate, ts in pairs:  # the sum so far is the first summand, see gate.py
-            for tensor, so_far in zip(ts, gate.sums.pop(task, None) or [], strict=False):
+            for tensor, so_far in zip(ts, gate.sums.pop(task, []), strict=False):
                 if so_far is not None:
                     roots.append(tensor)
                     seeds.append(so_far)

@@ -25,7 +25,7 @@ __all__ = ["replay"]
 _METHODS = ("forward", "encode", "decode")
 
 
-class replay:  # noqa: N801  (a context manager that reads as a verb)
+class replay:
     """Run every call of `modules` without keeping its graph, and once more, with one, in backward.
 
         with ad.replay(unet, vae):

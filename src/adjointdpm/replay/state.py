@@ -74,15 +74,14 @@ class Snapshot:
                 if id(value) in self._copied:  # a dict that all attention processors share
                     continue
                 self._copied.add(id(value))
-                if key in ("_parameters", "_buffers"):
+                if isinstance(value, dict) and key in ("_parameters", "_buffers"):
                     self._weights.append((value, tuple(value.values())))
                 if value:
                     self._filled.append((value, value.copy()))
                 else:
                     self._empty.append(value)
-            elif not isinstance(value, _PLAIN) and not isinstance(value, _NOT_STATE) and hasattr(value, "__dict__"):
-                if not hasattr(value, "__slots__"):
-                    objects[id(value)] = value
+            elif not isinstance(value, (_PLAIN, _NOT_STATE)) and hasattr(value, "__dict__"):
+                objects[id(value)] = value
 
     def unchanged(self) -> bool:
         """Whether everything is now as it was.  Compares objects, not the values inside tensors."""
@@ -108,8 +107,7 @@ class Snapshot:
                 if value is not old[key] and counts:
                     return True
         return any(
-            a is not b or not _same_items(x, y)
-            for (a, x), (b, y) in zip(self._filled, earlier._filled, strict=True)
+            a is not b or not _same_items(x, y) for (a, x), (b, y) in zip(self._filled, earlier._filled, strict=True)
         )
 
     def weights(self) -> dict[str, torch.Tensor]:

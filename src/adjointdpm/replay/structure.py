@@ -44,7 +44,7 @@ def swapped(value: Any, leaf: type, swap: Callable[[Any], Any], *, fresh: bool =
 def _swapped(value: Any, leaf: type, swap: Callable[[Any], Any], fresh: bool, depth: int, open_: set[int]) -> Any:
     if isinstance(value, leaf):
         return swap(value)
-    if isinstance(value, _ATOMS) or isinstance(value, _OPAQUE):
+    if isinstance(value, (_ATOMS, _OPAQUE)):
         return value
     if id(value) in open_ or depth > _DEPTH:  # an object that holds itself, or a tree of objects not made for tensors
         return value

@@ -59,4 +59,4 @@ def guard_leaf(leaf: torch.Tensor, name: str, expected: dict[str, bool]) -> None
                 "module out of `replay`."
             )
 
-    leaf.register_hook(hook)
+    leaf.register_hook(hook)  # type: ignore[no-untyped-call]

@@ -144,9 +144,10 @@ class WeightWatch:
                 raise _error(call, changed)
             self._checked = key
         now = self.probe()
-        if len(now) == len(probe) and probe and probe[0].device == now[0].device and probe[0].dtype == now[0].dtype:
-            if not torch.equal(torch.stack(probe), torch.stack(now)):
-                raise _error(call, [("some of the weights", "they were swapped for the call by way of `.data`")])
+        if [(t.dtype, t.device) for t in now] == [(t.dtype, t.device) for t in probe] and any(
+            map(torch.ne, now, probe)
+        ):
+            raise _error(call, [("some of the weights", "they were swapped for the call by way of `.data`")])
 
     @contextmanager
     def in_force(self, mark: Mark, buffers: dict[int, torch.Tensor], snapshot: Snapshot) -> Iterator[None]:
