@@ -47,12 +47,14 @@ def test_the_same_process_cannot_open_a_folder_twice(tmp_path):
 def test_a_run_is_recorded_and_resumed(tmp_path):
     with RunFolder(tmp_path / "a", "invert", {"lr": 0.1, "seeds": (1, 2)}, {"model": "abc"}) as run:
         assert run.resumed is None
+        run.begin()
         for step in (1, 2, 3):
             run.log.write({"step": step})
             if step < 3:
                 run.save(Checkpoint(step, {"x": torch.ones(1)}))
     with RunFolder(tmp_path / "a", "invert", {"lr": 0.1, "seeds": [1, 2]}, {"model": "abc"}) as run:
         assert run.resumed.step == 2
+        run.begin()
         assert [row["step"] for row in read_jsonl(run.log.path)] == [1, 2]
         run.finish("finished", {"loss": 1.0})
     record = json.loads((tmp_path / "a" / "run.json").read_text())
@@ -62,8 +64,8 @@ def test_a_run_is_recorded_and_resumed(tmp_path):
 
 
 def test_other_settings_or_another_model_are_refused_naming_the_fields(tmp_path):
-    with RunFolder(tmp_path, "invert", {"lr": 0.1, "epochs": 5}, {"unet": "abc"}):
-        pass
+    with RunFolder(tmp_path, "invert", {"lr": 0.1, "epochs": 5}, {"unet": "abc"}) as run:
+        run.begin()
     before = (tmp_path / "run.json").read_bytes()
     with (
         pytest.raises(InvalidInput, match=r"other settings: lr \(was 0\.1, now 0\.2\)\. Use"),
@@ -80,6 +82,16 @@ def test_other_settings_or_another_model_are_refused_naming_the_fields(tmp_path)
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+def test_a_run_that_never_begins_leaves_nothing(tmp_path):
+    with pytest.raises(InvalidInput, match="bad input"), RunFolder(tmp_path / "new", "t", {}):
+        raise InvalidInput("bad input")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with RunFolder(tmp_path / "old", "t", {}):
+        pass
+    assert (tmp_path / "old").exists()
+
+
 def test_folders_that_are_not_runs_are_left_alone(tmp_path):
     (tmp_path / "photo.png").write_bytes(b"x")
     with pytest.raises(InvalidInput, match=r"not empty and holds no run \(photo\.png"), RunFolder(tmp_path, "t", {}):
@@ -94,6 +106,7 @@ def test_folders_that_are_not_runs_are_left_alone(tmp_path):
 
 def test_a_different_environment_warns_naming_it(tmp_path):
     with RunFolder(tmp_path, "t", {}) as run:
+        run.begin()
         run.save(Checkpoint(1, {}))
     record = json.loads((tmp_path / "run.json").read_text())
     record["environment"]["threads"] = 1234

@@ -31,7 +31,7 @@ def check_value(value: object, step: int | None = None) -> Tensor:
             "expected a real floating-point scalar"
         )
     if not bool(torch.isfinite(value)):
-        raise NonFinite(f"the loss is {float(value)}{at}; it must be finite")
+        raise NonFinite(f"the loss is {float(value.detach())}{at}; it must be finite")
     if not value.requires_grad:
         raise NotDifferentiable(
             f"the loss has no gradient{at}: it is detached from the image. Remove .detach(), .item(), .numpy(), "

@@ -6,6 +6,7 @@ it if the configuration is the same; if it differs, the fields that differ are n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -30,7 +31,8 @@ class RunFolder:
     """Context manager for one run of `task` with `config` (plain JSON values) in `path`.
 
     Inside it, `resumed` is the checkpoint to continue from (or None), `log` the JSONL log, `record` what `run.json`
-    holds.  `identity` holds further facts that must agree on resume, such as the hash of the model.  Raises
+    holds.  `identity` holds further facts that must agree on resume, such as the hash of the model.  Nothing is written
+    before `begin`: if the task finds its inputs bad before that, a folder that was not there is gone again.  Raises
     `OutputError` if the folder is in use, `InvalidInput` if it holds something else or a run of other settings.
     """
 
@@ -51,10 +53,12 @@ class RunFolder:
         self.resumed: Checkpoint | None = None
         self.log: JsonlLog
         self._lock = FolderLock(self.path)
+        self._new = False
 
     def __enter__(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InvalidInput(f"the output folder {self.path} is a file; choose another name")
+        self._new = not self.path.exists()
         self._lock.acquire()
         try:
             self._open()
@@ -63,10 +67,20 @@ class RunFolder:
             raise
         return self
 
+    def begin(self) -> None:
+        """Write the record and open the log; from here on the folder holds a run."""
+        self.record["status"] = "running"
+        self._write_record()
+        self.log = JsonlLog(self.path / "log.jsonl", keep_steps=self.resumed.step if self.resumed else 0)
+
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
+        if self._new and not (self.path / RECORD).exists():
+            with contextlib.suppress(OSError):  # never remove what someone else has put there meanwhile
+                (self.path / ".lock").unlink(missing_ok=True)
+                self.path.rmdir()
 
     def _open(self) -> None:
         record_file = self.path / RECORD
@@ -81,10 +95,8 @@ class RunFolder:
             )
         else:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            self.record = {"task": self.task, "started": now, "status": "running", "config": self.config}
+            self.record = {"task": self.task, "started": now, "status": "new", "config": self.config}
             self.record |= {"identity": self.identity, "environment": self.environment}
-            self._write_record()
-        self.log = JsonlLog(self.path / "log.jsonl", keep_steps=self.resumed.step if self.resumed else 0)
 
     def _check(self, record_file: Path) -> None:
         """Compare the record found with this run; sets `record`."""

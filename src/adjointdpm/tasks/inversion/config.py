@@ -1,0 +1,116 @@
+"""The settings of an inversion, validated before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from adjointdpm.tasks.loop import LoopSettings, Schedule
+
+__all__ = ["PAPER", "InvertConfig"]
+
+# Paper A.1: rows of the base prompt fixed, all others learnt, MSE, AdamW with learning rate 0.1, 50 epochs.
+PAPER: dict[str, Any] = {
+    "space": "prompt",
+    "variant": "fill",
+    "loss": "mse",
+    "epochs": 50,
+    "lr": 0.1,
+    "lr_schedule": "constant",
+}
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class InvertConfig(BaseModel):
+    """What to invert, and how.
+
+    Training pairs: `prompts` and `seeds` are paired one to one; a single one of either goes with all of the other.
+    Exactly one target: `effect` (a built-in name or "module:function", applied to the image that the plain prompt
+    gives), `target_images` (a file for each pair: the user's edits of those images), or `target_words` (words that the
+    model knows, appended to the prompt, or with "{prompt}" in it, put around it; the same noise).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: Path = Field(description="Folder of the run; an interrupted run in it is resumed.")
+    prompts: tuple[str, ...] = Field(min_length=1, description="Base prompts.")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="Seeds of the starting noises.")
+    negative_prompt: str = ""
+    effect: str | None = Field(None, description="Built-in effect, or module:function on images (B, 3, H, W).")
+    effect_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the effect.")
+    target_images: tuple[Path, ...] = Field((), description="Edited images, one for each pair.")
+    target_words: str | None = Field(None, description="Effect or style words that the model knows.")
+    space: Literal["prompt", "token"] = Field("prompt", description="Rows after the text encoder, or a new token.")
+    variant: Literal["tail", "fill"] = Field("tail", description="Last rows, or all that the prompt leaves (A.1).")
+    rows: int | None = Field(None, ge=1, description="Learnt rows; 8 at the tail, all remaining ones with fill.")
+    token: str = Field("<effect>", min_length=1, description="Name of the new token (token space).")
+    vectors: int = Field(1, ge=1, le=75, description="Vectors of the new token (token space).")
+    init_word: str | None = Field(None, description="Word whose embedding the token starts from (token space).")
+    steps: int = Field(10, ge=1, description="Sampling steps.")
+    guidance_scale: float = Field(3.0, allow_inf_nan=False)
+    loss: str = Field("mse", description="mse, perceptual, efficientnet, lpips, or module:function.")
+    epochs: int = Field(50, ge=1, description="AdamW steps, each over all pairs.")
+    lr: Positive | None = Field(None, description="Learning rate; 0.1 in prompt space, 0.02 in token space.")
+    lr_schedule: Schedule = "linear"
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    batch_size: int | None = Field(None, ge=1, description="Pairs at once (memory); None: all.")
+    checkpoint_every: int = Field(5, ge=1)
+    unseen_prompts: tuple[str, ...] | None = Field(None, description="Shown in the report; None: a few plain nouns.")
+    unseen_seeds: tuple[Seed, ...] = Field((1000, 1001), min_length=1)
+    preset: Literal["paper"] | None = Field(None, description="The paper's settings where nothing else is given.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("preset") == "paper":
+            return {**PAPER, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        targets = [self.effect is not None, bool(self.target_images), self.target_words is not None]
+        if sum(targets) != 1:
+            raise ValueError(f"give exactly one of effect, target_images and target_words; got {sum(targets)}")
+        if len(self.prompts) != len(self.seeds) and 1 not in (len(self.prompts), len(self.seeds)):
+            raise ValueError(
+                f"{len(self.prompts)} prompts and {len(self.seeds)} seeds cannot be paired: "
+                "give as many of each, or one of either"
+            )
+        if self.target_images and len(self.target_images) != len(self.pairs):
+            raise ValueError(f"{len(self.target_images)} target images for {len(self.pairs)} pairs: give one for each")
+        if self.effect_options and self.effect is None:
+            raise ValueError("effect_options are for effect; none is given")
+        if self.target_words is not None and not self.target_words.replace("{prompt}", "").strip():
+            raise ValueError("target_words holds no word")
+        if any(character.isspace() for character in self.token):
+            raise ValueError(f"the token {self.token!r} must be one word without spaces, such as '<effect>'")
+        return self
+
+    @property
+    def pairs(self) -> tuple[tuple[str, int], ...]:
+        """(prompt, seed) of each training image."""
+        count = max(len(self.prompts), len(self.seeds))
+        prompts = self.prompts * count if len(self.prompts) == 1 else self.prompts
+        seeds = self.seeds * count if len(self.seeds) == 1 else self.seeds
+        return tuple(zip(prompts, seeds, strict=False))[:count]
+
+    @property
+    def target_name(self) -> str:
+        """The target in a few words, for titles."""
+        if self.effect is not None:
+            return self.effect.rpartition(":")[2].replace("_", " ")
+        if self.target_words is not None:
+            return self.target_words.replace("{prompt}", "…").strip()
+        return "edited image" if len(self.target_images) == 1 else "edited images"
+
+    def loop_settings(self) -> LoopSettings:
+        lr = self.lr if self.lr is not None else (0.1 if self.space == "prompt" else 0.02)
+        return LoopSettings(self.epochs, lr, self.lr_schedule, self.weight_decay, self.checkpoint_every)
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree on resume: everything but where it is saved, how often, and what the report shows besides."""
+        free = {"out", "checkpoint_every", "unseen_prompts", "unseen_seeds"}
+        return self.model_dump(mode="json", exclude=free)

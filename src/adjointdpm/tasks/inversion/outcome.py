@@ -1,0 +1,128 @@
+"""What an inversion leaves behind: the embedding, two picture sheets, a report, and the results in the record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adjointdpm.formats import PromptEmbedding, TextualInversion, save_png
+from adjointdpm.report import Chart, Code, Facts, Pictures, Section, Text, curves, picture_sheet, render_report
+from adjointdpm.runs import RunFolder, atomic_write
+from adjointdpm.tasks.inversion.compare import Comparison
+from adjointdpm.tasks.inversion.config import InvertConfig
+from adjointdpm.tasks.loop import History
+
+__all__ = ["EMBEDDING_FILE", "REPORT_FILE", "Outcome", "usage"]
+
+EMBEDDING_FILE, REPORT_FILE = "embedding.safetensors", "report.html"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+def usage(config: InvertConfig, path: Path, embedding: PromptEmbedding | TextualInversion) -> str:
+    """Lines of Python that use the embedding in plain diffusers."""
+    call = f"num_inference_steps={config.steps}, guidance_scale={config.guidance_scale:g}"
+    if isinstance(embedding, TextualInversion):
+        return (
+            f'pipe.load_textual_inversion("{path}")  # any StableDiffusionPipeline of this model\n'
+            f'image = pipe("rocket {embedding.token}", {call}).images[0]'
+        )
+    return (
+        "from adjointdpm.formats import PromptEmbedding\n\n"
+        f'embedding = PromptEmbedding.load("{path}")\n'
+        'rows = embedding.apply(pipe, "rocket")  # pipe: any StableDiffusionPipeline of this model\n'
+        f'image = pipe(prompt_embeds=rows, negative_prompt="{config.negative_prompt}", {call}).images[0]'
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that is known at the end of a run; `write` puts it into the run's folder."""
+
+    config: InvertConfig
+    embedding: PromptEmbedding | TextualInversion
+    history: History
+    final_loss: float
+    seen: Comparison
+    unseen: Comparison
+
+    def write(self, run: RunFolder) -> None:
+        """Sheets, embedding and report first, the record last."""
+        self.embedding.save(run.path / EMBEDDING_FILE)
+        for name, comparison in (("seen", self.seen), ("unseen", self.unseen)):
+            if comparison.prompts:
+                columns, rows, names = comparison.grid()
+                save_png(picture_sheet(rows, columns, names), run.path / f"{name}.png")
+        atomic_write(run.path / REPORT_FILE, self.report(run))
+        run.finish("finished", self.results())
+
+    def results(self) -> dict[str, Any]:
+        return {
+            "final_loss": self.final_loss,
+            "first_loss": self.history.losses[0],
+            "gap_closed_seen": self.seen.gap(),
+            "gap_closed_unseen": self.unseen.gap() if self.unseen.prompts else None,
+            "optimisation_seconds": round(sum(self.history.seconds), 1),
+            "embedding": EMBEDDING_FILE,
+        }
+
+    def report(self, run: RunFolder) -> str:
+        """The report as HTML."""
+        results, name = self.results(), self.config.target_name
+        sections = [
+            self._pictures(
+                "Prompts and noises that it never saw", self.unseen, "The embedding was learnt on none of these."
+            ),
+            self._pictures("The training pairs", self.seen, "Each target came from the noise of its row."),
+            Section("Optimisation", [self._curves(), Facts(self._facts(results))]),
+            Section("Use it", [Code(usage(self.config, run.path / EMBEDDING_FILE, self.embedding))]),
+        ]
+        share = results["gap_closed_unseen"]
+        count, steps = len(self.config.pairs), self.config.steps
+        lead = f"Learnt from {count} images by exact gradients through all {steps} sampling steps."
+        if share is not None:
+            lead += (
+                f" On prompts and noises never optimised on it closes {percent(share)} of the gap to the true effect."
+            )
+        versions = run.record["environment"]["versions"]
+        footer = (
+            f"adjointdpm {versions['adjointdpm']}, torch {versions['torch']}, diffusers {versions['diffusers']}; "
+            f"{run.record['environment']['threads']} threads on {run.record['environment']['device']}; "
+            f"started {run.record['started']}."
+        )
+        return render_report(f"“{name}” as a text embedding", lead, [s for s in sections if s.blocks], footer)
+
+    def _pictures(self, title: str, comparison: Comparison, caption: str) -> Section:
+        if not comparison.prompts:
+            return Section(title, [])
+        columns, rows, names = comparison.grid()
+        gap = comparison.gap()
+        if gap is not None:
+            caption += f" Share of the gap closed (mean squared error, median): {percent(gap)}."
+        return Section(title, [Pictures(columns, rows, names, caption, size=144)])
+
+    def _curves(self) -> Chart | Text:
+        panels = {"loss": {"": self.history.losses}, "norm of the gradient": {"": self.history.grad_norms}}
+        losses = self.history.losses
+        alt = f"loss over steps, from {losses[0]:.3g} to {losses[-1]:.3g}, and the norm of the gradient"
+        return Chart(curves(panels, "step"), alt, width=720)
+
+    def _facts(self, results: dict[str, Any]) -> list[tuple[str, str]]:
+        c, loop = self.config, self.config.loop_settings()
+        if isinstance(self.embedding, PromptEmbedding):
+            m, width = self.embedding.rows.shape
+            length, position = self.embedding.encoder_length, self.embedding.position
+            where = f"{m} rows of width {width} ({position}) of the {length} text rows"
+        else:
+            n, width = self.embedding.vectors.shape
+            where = f"{n} input vectors of width {width} for the token {self.embedding.token}"
+        return [
+            ("embedding", where),
+            ("loss", f"{c.loss}, {results['first_loss']:.4g} → {results['final_loss']:.4g}"),
+            ("optimiser", f"AdamW, {loop.epochs} steps, learning rate {loop.lr:g} ({loop.schedule})"),
+            ("sampler", f"{c.steps} steps, guidance {c.guidance_scale:g}"),
+            ("time", f"{results['optimisation_seconds']:.0f} s"),
+        ]
