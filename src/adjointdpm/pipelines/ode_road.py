@@ -1,0 +1,171 @@
+"""The ODE road: the same call, but `adjointdpm.sample` solves the probability-flow ODE of the pipeline's schedule.
+
+Text encoding, autoencoder and image processing are the pipeline's own; noise schedule and prediction type are read from
+its scheduler's config.  The latents are those of the variance-preserving clock (unit variance at the start), whatever
+scaling the scheduler uses inside.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from adjointdpm.errors import InvalidInput
+from adjointdpm.gradients import make_engine
+from adjointdpm.models import Denoiser
+from adjointdpm.pipelines.adapters import DiffusersNetwork, conditioning, network_of
+from adjointdpm.pipelines.autoencode import decode
+from adjointdpm.pipelines.components import autoencoder_of, replayed_modules
+from adjointdpm.pipelines.encode import encode_prompt
+from adjointdpm.pipelines.inputs import Call
+from adjointdpm.pipelines.noise import draw_noise
+from adjointdpm.pipelines.outcome import Outcome
+from adjointdpm.pipelines.tensors import network_dtype
+from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed
+from adjointdpm.replay import replay
+from adjointdpm.sampler import sample
+from adjointdpm.schedules import from_scheduler_config
+from adjointdpm.solvers import make_solver
+
+__all__ = ["OdeRoad"]
+
+EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+TEXT = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3", "clip_skip")
+SIZES = ("original_size", "target_size", "crops_coords_top_left")
+NUMBERS = ("num_inference_steps", "guidance_scale", "num_images_per_prompt", "height", "width", "batch_size")
+READ = (
+    *(*EMBEDDINGS, *TEXT, *SIZES, *NUMBERS),
+    *("latents", "generator", "cross_attention_kwargs", "callback_on_step_end"),
+)
+
+
+@dataclass
+class Counts:
+    """Live counts of the backward, of sampler and decoder together."""
+
+    solve: Any
+    decoding: Any
+
+    @property
+    def vjps(self) -> int:
+        return int(self.solve.backward().get("vjps", 0)) + int(getattr(self.decoding, "vjps", 0))
+
+    @property
+    def recomputations(self) -> int:
+        return int(self.solve.backward().get("recomputations", 0)) + int(getattr(self.decoding, "recomputations", 0))
+
+
+class OdeRoad:
+    """How a generator with a solver runs; checked once, when it is made.
+
+    Raises:
+        InvalidInput: unknown solver or engine, a scheduler config that is no ODE, a denoiser of unknown signature.
+    """
+
+    def __init__(self, pipe: Any, solver: Any, spacing: str | None, form: str | None, gradient: Any):
+        self.pipe = pipe
+        self.network = network_of(pipe)
+        self.solver = make_solver(solver)
+        self.engine = make_engine(gradient)
+        self.options = {k: v for k, v in (("spacing", spacing), ("form", form)) if v is not None}
+        self.schedule, self.prediction = from_scheduler_config(pipe.scheduler.config)
+        self.name = str(getattr(self.solver, "name", solver))
+
+    def run(self, call: Call, selection: Selection) -> Outcome:
+        """Sample and decode on checked arguments."""
+        self._check_arguments(call)
+        arguments = call.arguments
+        guidance = self._guidance(call)
+        networks = tuple(replayed_modules(self.pipe).values())
+        with frozen_when_replayed(networks, selection), frozen(self.pipe, selection):
+            cond, uncond = self._conditions(call, wanted=isinstance(guidance, torch.Tensor) or guidance != 1)
+            latents = arguments.get("latents")
+            if latents is None:
+                size = arguments.get("height"), arguments.get("width")
+                latents = draw_noise(self.pipe, call.batch, arguments.get("generator"), *size)
+            sampled = sample(
+                self.denoiser(arguments.get("cross_attention_kwargs")),
+                latents,
+                cond=cond,
+                uncond=uncond,
+                guidance=guidance,
+                steps=call.steps if call.steps is not None else call.parameters["num_inference_steps"].default,
+                solver=self.solver,
+                gradient=self.engine,
+                callback=self._callback(arguments.get("callback_on_step_end")),
+                **self.options,  # type: ignore[arg-type]
+            )
+            vae = autoencoder_of(self.pipe)
+            replaying = vae is not None and self.engine.name != "full" and torch.is_grad_enabled()
+            with replay(vae, keep="last") if replaying else nullcontext() as recorder:
+                decoded = decode(self.pipe, sampled.x0.to(network_dtype(self.pipe)))
+        unclamped = decoded * 0.5 + 0.5
+        image = unclamped.clamp(0, 1)
+        counts = Counts(sampled.stats, getattr(recorder, "stats", None))
+        return Outcome(image, unclamped, sampled.x0, decoded, sampled.stats.nfe, counts)
+
+    def denoiser(self, cross_attention_kwargs: Any = None) -> Denoiser:
+        """The pipeline's network as a denoiser of the ODE road."""
+        constant = {} if cross_attention_kwargs is None else {"cross_attention_kwargs": cross_attention_kwargs}
+        return Denoiser(DiffusersNetwork(self.network, constant), self.schedule, self.prediction)  # type: ignore[arg-type]
+
+    def _check_arguments(self, call: Call) -> None:
+        unread = [name for name in call.arguments if name not in READ]
+        if unread:
+            raise InvalidInput(f"the ODE road does not read {', '.join(unread)}; leave it out or use the pipeline road")
+
+    def _guidance(self, call: Call) -> Any:
+        parameter = call.parameters.get("guidance_scale")
+        if parameter is None:
+            return 1.0
+        return call.arguments.get("guidance_scale", parameter.default)
+
+    def _conditions(self, call: Call, wanted: bool) -> tuple[Any, Any]:
+        """Conditioning of the prompts and, if it is wanted, of the negative ones, a row for each image."""
+        if not hasattr(self.pipe, "encode_prompt"):
+            return None, None
+        arguments = call.arguments
+        encoded = {name: arguments[name] for name in EMBEDDINGS if arguments.get(name) is not None}
+        missing = "prompt_embeds" not in encoded or (wanted and "negative_prompt_embeds" not in encoded)
+        if missing:
+            encoded = {**self._encoded(call, encoded), **encoded}
+        each = arguments.get("num_images_per_prompt") or 1
+        encoded = {n: v.repeat_interleave(each, 0) for n, v in encoded.items() if isinstance(v, torch.Tensor)}
+        more = (
+            {"time_ids": self._time_ids(call)}
+            if "pooled_prompt_embeds" in encoded and hasattr(self.pipe, "unet")
+            else {}
+        )
+        positive = conditioning(self.pipe, encoded, False, more)
+        return positive, conditioning(self.pipe, encoded, True, more) if wanted else None
+
+    def _encoded(self, call: Call, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        arguments = call.arguments
+        rows = len(given["prompt_embeds"]) if given else None
+        prompt = arguments.get("prompt") if rows is None else [""] * rows
+        more = {
+            name: arguments[name] for name in TEXT if name in arguments and name not in ("prompt", "negative_prompt")
+        }
+        return encode_prompt(self.pipe, prompt, arguments.get("negative_prompt"), warn=False, **more)  # type: ignore[arg-type]
+
+    def _time_ids(self, call: Call) -> torch.Tensor:
+        """SDXL's six numbers: original size, crop, target size."""
+        factor, side = self.pipe.vae_scale_factor, self.pipe.unet.config.sample_size
+        size = (call.arguments.get("height") or side * factor, call.arguments.get("width") or side * factor)
+        original, target = (call.arguments.get(name) or size for name in ("original_size", "target_size"))
+        crop = call.arguments.get("crops_coords_top_left") or (0, 0)
+        return torch.tensor([[*original, *crop, *target]], device=self.pipe._execution_device)
+
+    def _callback(self, user: Any) -> Any:
+        if user is None:
+            return None
+
+        def callback(node: int, t: float, x: torch.Tensor) -> None:
+            changed = user(self.pipe, node - 1, t, {"latents": x})
+            if changed and changed.get("latents", x) is not x:
+                raise InvalidInput("on the ODE road a callback can watch the latents but not replace them")
+
+        return callback

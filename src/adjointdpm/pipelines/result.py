@@ -1,0 +1,134 @@
+"""What a differentiable generator returns: images with a graph, latents, and what the run cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from adjointdpm.pipelines.pictures import safe_pictures
+
+__all__ = ["Generated", "Inverted", "Stats"]
+
+
+@dataclass
+class Stats:
+    """What a call did; the fields of the backward fill while it runs, and add up over several.
+
+    Attributes:
+        road: "pipeline" or "ode".
+        gradient: "exact", "full" or "adjoint".
+        scheduler: class name of the scheduler, or the solver's name.
+        steps: the `num_inference_steps` asked for; None where the pipeline chose.
+        nfe: denoiser calls of the forward.
+        seconds: of the forward, text encoder and decoding included.
+        safety: the safety checker's verdict for each image; None where the pipeline has no checker.
+        seeds: the seed of each image; None where none was given.
+        peak_bytes: most bytes of tensors alive at once (CUDA: always, backward included; CPU: the forward, with
+            `measure=True`).
+        rss_bytes: resident memory of the process after the call.
+        backward_seconds: time in backward so far.
+    """
+
+    road: str
+    gradient: str
+    scheduler: str
+    steps: int | None
+    nfe: int = 0
+    seconds: float = 0.0
+    safety: list[bool] | None = None
+    seeds: list[int] | None = None
+    peak_bytes: int | None = None
+    rss_bytes: int | None = None
+    backward_seconds: float = 0.0
+    counts: Any = field(default=None, repr=False)  # replay's own live counts
+
+    @property
+    def vjps(self) -> int:
+        """Vector-Jacobian products of replayed networks so far."""
+        return int(getattr(self.counts, "vjps", 0))
+
+    @property
+    def recomputations(self) -> int:
+        """Network calls run again in backward so far."""
+        return int(getattr(self.counts, "recomputations", 0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "counts"}
+        return {**plain, "vjps": self.vjps, "recomputations": self.recomputations}
+
+    def time_backward(self, *tensors: torch.Tensor) -> None:
+        """Clock every backward that enters through one of these tensors."""
+        running = False
+
+        def start(grad: torch.Tensor) -> None:
+            nonlocal running
+            if running:
+                return
+            running, began = True, time.perf_counter()
+
+            def stop() -> None:
+                nonlocal running
+                running = False
+                self.backward_seconds += time.perf_counter() - began
+                if grad.is_cuda:
+                    self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated(grad.device))
+
+            torch.autograd.Variable._execution_engine.queue_callback(stop)
+
+        for tensor in {id(t): t for t in tensors if t.requires_grad}.values():
+            tensor.register_hook(start)  # type: ignore[no-untyped-call]
+
+
+@dataclass
+class Generated:
+    """Images with a graph.
+
+    Attributes:
+        image: (B, 3, H, W) in [0, 1], clamped as the pipeline clamps it (no gradient on saturated pixels), before any
+            safety checker or watermark.
+        image_unclamped: the same before the clamp.
+        latents: the last latents, as `output_type="latent"` gives them (before the autoencoder's scaling).
+        stats: what it cost.
+        frames: video (B, F, 3, H, W), where the pipeline makes video; None otherwise.
+    """
+
+    image: torch.Tensor
+    image_unclamped: torch.Tensor
+    latents: torch.Tensor | None
+    stats: Stats
+    frames: torch.Tensor | None = None
+    pipe: Any = field(default=None, repr=False)
+    decoded: torch.Tensor | None = field(default=None, repr=False)  # detached, as the image processor was given it
+
+    @property
+    def images(self) -> torch.Tensor:
+        """The same as `image`."""
+        return self.image
+
+    def pil(self) -> list[Any]:
+        """PIL images, after the pipeline's own safety checker and watermark."""
+        return safe_pictures(self.pipe, self.image.detach(), self.decoded, self.stats.safety)
+
+
+@dataclass
+class Inverted:
+    """An image turned back into noise.
+
+    Attributes:
+        latents: (B, C, h, w), noise x_T that a call with the same settings turns into the image.
+        image: (B, 3, H, W), what that noise gives.
+        psnr: of `image` against the image that was asked for, in dB, one for each image.
+        autoencoder_psnr: of the autoencoder alone, the most that can be reached.
+        stats: of the generation.
+    """
+
+    latents: torch.Tensor
+    image: torch.Tensor
+    psnr: list[float]
+    autoencoder_psnr: list[float]
+    stats: Stats
