@@ -16,6 +16,7 @@ from torch import Tensor
 from adjointdpm.errors import InvalidInput, NonFinite
 from adjointdpm.gradients import Engine, SolveSpec, SolveStats, make_engine
 from adjointdpm.models import Denoiser, GuidedDenoiser, refuse_noisy_modules
+from adjointdpm.models.convert import coefficients
 from adjointdpm.ode import Form, make_ode
 from adjointdpm.schedules import Grid, Spacing, make_grid
 from adjointdpm.solvers import Solver, SolverState, make_solver
@@ -148,6 +149,8 @@ def _solve(
 
     spec = SolveSpec(model, ode, make_solver(solver), grid, x, on_step)
     engine.check(spec)
+    if denoiser.prediction == "eps":
+        coefficients("eps", 1.0, 0.0, grid.alpha.min(), grid.sigma.max())  # refuses alpha = 0
     started = time.perf_counter()
     out = engine.solve(spec)
     spec.stats.seconds = time.perf_counter() - started
@@ -177,4 +180,7 @@ def _check_sample(x: Tensor, name: str, state_dtype: torch.dtype | None) -> Tens
     if not bool(torch.isfinite(x.detach()).all()):
         raise InvalidInput(f"{name} has values that are not finite")
     half = x.dtype in (torch.float16, torch.bfloat16)
-    return x.to(state_dtype or (torch.float32 if half else x.dtype))
+    dtype = state_dtype or (torch.float32 if half else x.dtype)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InvalidInput(f"state_dtype must be a floating dtype, got {dtype}")
+    return x.to(dtype)

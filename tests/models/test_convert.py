@@ -50,9 +50,7 @@ def test_flow_network_of_rectified_flow_is_returned_untouched() -> None:
     ("kind", "alpha", "sigma", "p", "q", "says"),
     [("eps", 0.0, 1.0, 1.0, 0.0, "t_start"), ("x0", 1.0, 0.0, 0.0, 1.0, "t_end > 0")],
 )
-def test_singular_conversions_are_refused(
-    kind: str, alpha: float, sigma: float, p: float, q: float, says: str
-) -> None:
+def test_singular_conversions_are_refused(kind: str, alpha: float, sigma: float, p: float, q: float, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         coefficients(kind, p, q, f64(alpha), f64(sigma))  # type: ignore[arg-type]
     a, b = coefficients(kind, q, p, f64(alpha), f64(sigma))  # type: ignore[arg-type]

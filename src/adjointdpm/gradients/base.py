@@ -30,7 +30,8 @@ class SolveStats:
         network_calls: forward calls of the network (two per evaluation with sequential branches).
         sample_evaluations: samples through the network: batch times branches, summed over calls.
         seconds: wall time of the forward.
-        backward: vector-Jacobian products and recomputations of the network, and whatever an engine adds.
+        backward: called once backward has run: its vector-Jacobian products ("vjps"), network evaluations repeated
+            ("recomputations"), and whatever else an engine counts.
     """
 
     nfe: int = 0
