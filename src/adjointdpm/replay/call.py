@@ -85,8 +85,16 @@ class Call:
 
     def run(self, args: Any, kwargs: Any) -> tuple[Any, list[torch.Tensor]]:
         """Call the function; returns its result and the distinct tensors in it that have a graph."""
-        with inside():
-            result = self.function(*args, **kwargs)
+        try:
+            with inside():
+                result = self.function(*args, **kwargs)
+        except RuntimeError as error:
+            if "leaf Variable that requires grad" in str(error):
+                raise InvalidInput(
+                    f"{self.name} edits an argument that requires grad (or a weight) in place, so it cannot be "
+                    f"replayed; pass it a clone. ({error})"
+                ) from error
+            raise
         return result, [t for t in tensors_in(result) if t.requires_grad]
 
     def run_again(self, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

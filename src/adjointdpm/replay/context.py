@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -15,14 +14,13 @@ from adjointdpm.errors import InvalidInput
 from adjointdpm.replay.ambient import Ambient
 from adjointdpm.replay.call import Call, Replayed, Stats, is_inside
 from adjointdpm.replay.gate import Gates
-from adjointdpm.replay.state import PATCH_MARK, Snapshot
+from adjointdpm.replay.patch import Patches
+from adjointdpm.replay.state import Snapshot
 from adjointdpm.replay.structure import Slot, swapped
 from adjointdpm.replay.unreached import check_reached
 from adjointdpm.replay.weights import WeightWatch
 
 __all__ = ["replay"]
-
-_METHODS = ("forward", "encode", "decode")
 
 
 class replay:
@@ -81,73 +79,58 @@ class replay:
         self._gates = Gates()
         self._snapshots: dict[torch.nn.Module, Snapshot] = {}
         self._watches: dict[torch.nn.Module, WeightWatch] = {}
-        self._searched: set[tuple[str, int]] = set()
-        self._patched: list[tuple[torch.nn.Module, str, Any, Any]] = []
+        self._searched: set[tuple[torch.nn.Module, str]] = set()
+        self._patches = Patches()
         self._active = False
 
     def __enter__(self) -> Self:
         if self._active:
             raise InvalidInput("this replay is already open; make a new one: with ad.replay(...)")
         self._active = True
-        for module in self.modules:
-            for name in _METHODS:
-                original = getattr(module, name, None)
-                if not callable(original):
-                    continue
-                own = vars(module).get(name, _METHODS)  # _METHODS stands for: no attribute of its own
-                patch = self._patch(module, name, original)
-                vars(module)[name] = patch  # past __setattr__, which compiled modules redirect
-                self._patched.append((module, name, own, patch))
+        try:
+            for module in self.modules:
+                self._patches.put(module, self._call)
+        except BaseException:  # a warning turned into an error must not leave half of them patched
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._active = False
-        for module, name, own, patch in reversed(self._patched):
-            if vars(module).get(name) is not patch:
-                continue  # somebody wrapped it meanwhile: their wrapper stays and ours inside it does nothing any more
-            if own is _METHODS:
-                del vars(module)[name]
-            else:
-                vars(module)[name] = own
-        self._patched.clear()
+        self._patches.remove()
         self._snapshots.clear()
         self._watches.clear()
-
-    def _patch(self, module: torch.nn.Module, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def patched(*args: Any, **kwargs: Any) -> Any:
-            if not self._active or is_inside():
-                return original(*args, **kwargs)
-            return self._call(module, name, original, args, kwargs)
-
-        setattr(patched, PATCH_MARK, True)
-        return patched
 
     def _call(
         self, module: torch.nn.Module, method: str, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> Any:
+        if is_inside():  # part of a call that is being replayed
+            return original(*args, **kwargs)
         self.stats.forwards += 1
         if not torch.is_grad_enabled():
             return original(*args, **kwargs)
         tensors: list[torch.Tensor] = []
         slots: dict[int, Slot] = {}
+        generators: list[torch.Generator] = []
 
-        def to_slot(tensor: torch.Tensor) -> Slot:
+        def to_slot(tensor: torch.Tensor | torch.Generator) -> Slot | torch.Generator:
+            if isinstance(tensor, torch.Generator):
+                generators.append(tensor)
+                return tensor
             if id(tensor) not in slots:
                 slots[id(tensor)] = Slot(len(tensors))
                 tensors.append(tensor)
             return slots[id(tensor)]
 
-        pattern = swapped((args, kwargs), torch.Tensor, to_slot, fresh=True)
-        snapshot, fresh = self._snapshot(module)
-        watch = self._watches.setdefault(module, WeightWatch(module, type(module).__name__))
-        buffers = watch.begin(snapshot, fresh=fresh)
+        pattern = swapped((args, kwargs), (torch.Tensor, torch.Generator), to_slot, fresh=True)
+        snapshot, watch = self._look_at(module)
         differentiated = [i for i, t in enumerate(tensors) if t.requires_grad]
-        weights = watch.trainable()
+        weights = watch.trainable
         if not differentiated and not weights:
             return original(*args, **kwargs)
+        buffers = watch.begin()
         name = f"{type(module).__name__}.{method} (call {self.stats.forwards})"
         for tensor in tensors:
             if tensor.is_inference():
@@ -168,7 +151,7 @@ class replay:
             snapshot=snapshot,
             watch=watch,
             stats=self.stats,
-            ambient=Ambient({t.device for t in [*tensors, *weights[:1]]}, _generators(args, kwargs)),
+            ambient=Ambient({t.device for t in [*tensors, *weights[:1]]}, generators),
         )
         self._drop_graphs(module)
         leaves = call.leaves(tensors)
@@ -183,10 +166,9 @@ class replay:
             raise InvalidInput(f"{name} edits one of its arguments in place, so it cannot be replayed; pass a clone")
         if not outputs:
             return result
-        where = (method, id(snapshot))
-        if where not in self._searched:
-            self._searched.add(where)
+        if (module, method) not in self._searched:
             check_reached(name, outputs, [*leaves, *weights])
+            self._searched.add((module, method))
         tokens = [gate.token for gate in gates]
         outer = Replayed.apply(call, outputs, tensors, *tokens)  # type: ignore[no-untyped-call]
         if self._number_kept or module in self._keepers:
@@ -196,13 +178,17 @@ class replay:
         by_id = {id(a): b for a, b in zip(outputs, outer, strict=True)}
         return swapped(result, torch.Tensor, lambda t: by_id.get(id(t), t))
 
-    def _snapshot(self, module: torch.nn.Module) -> tuple[Snapshot, bool]:
-        """The state of the module, and whether more than a counter in it is new."""
+    def _look_at(self, module: torch.nn.Module) -> tuple[Snapshot, WeightWatch]:
+        """The state of the module as it is now, and the watch over its weights."""
+        watch = self._watches.setdefault(module, WeightWatch(module))
         known = self._snapshots.get(module)
         if known is not None and known.unchanged():
-            return known, False
+            return known, watch
         new = self._snapshots[module] = Snapshot(module)
-        return new, known is None or new.matters_beside(known)
+        watch.look(new, anew=known is None or new.matters_beside(known))
+        if watch.anew:
+            self._searched = {key for key in self._searched if key[0] is not module}
+        return new, watch
 
     def _drop_graphs(self, module: torch.nn.Module) -> None:
         """A call begins: of the kept graphs let the oldest go, so that the new one is within the number kept."""
@@ -227,9 +213,3 @@ def _keep(keep: Any) -> tuple[int, frozenset[torch.nn.Module]]:
     if not all(isinstance(m, torch.nn.Module) for m in modules):
         raise InvalidInput("keep= takes modules, a number of calls, or a word")
     return 0, frozenset(modules)
-
-
-def _generators(args: Any, kwargs: Any) -> list[torch.Generator]:
-    found: list[torch.Generator] = []
-    swapped((args, kwargs), torch.Generator, lambda g: found.append(g) or g)  # type: ignore[func-returns-value]
-    return found

@@ -52,7 +52,11 @@ def _refill(container: Any, content: Any) -> None:
 class Snapshot:
     """Attributes of a module, its submodules and the objects attached to them, as they were on construction."""
 
-    def __init__(self, root: torch.nn.Module, also: Iterable[torch.nn.Module] = ()) -> None:
+    def __init__(
+        self, root: torch.nn.Module, *, also: Iterable[torch.nn.Module] = (), with_graphs: bool = False
+    ) -> None:
+        """also: modules that may no longer be in the tree.  with_graphs: keep tensors with their graphs; without, a
+        feature that a module stored in one call would keep that call's graph alive in the snapshots of the next."""
         self.root = root
         self.modules = list(dict.fromkeys([*root.modules(), *also]))
         self._spaces: list[tuple[_Space, _Space]] = []  # (the attributes as they are now, a shallow copy of then)
@@ -60,6 +64,7 @@ class Snapshot:
         self._empty: list[Any] = []  # containers that were empty then
         self._weights: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
         self._copied: set[int] = set()
+        self._with_graphs = with_graphs
         objects: dict[int, Any] = {}
         for module in self.modules:
             self._add(vars(module), objects)
@@ -67,7 +72,7 @@ class Snapshot:
             self._add(vars(thing), {})
 
     def _add(self, space: _Space, objects: dict[int, Any]) -> None:
-        then = dict(_own(space))
+        then = self._kept(dict(_own(space)))
         self._spaces.append((space, then))
         for key, value in then.items():
             if isinstance(value, (dict, list, set)):
@@ -77,11 +82,21 @@ class Snapshot:
                 if isinstance(value, dict) and key in ("_parameters", "_buffers"):
                     self._weights.append((value, tuple(value.values())))
                 if value:
-                    self._filled.append((value, value.copy()))
+                    copied = value.copy()
+                    self._filled.append((value, copied if key == "_parameters" else self._kept(copied)))
                 else:
                     self._empty.append(value)
             elif not isinstance(value, (_PLAIN, _NOT_STATE)) and hasattr(value, "__dict__"):
                 objects[id(value)] = value
+
+    def _kept(self, items: Any) -> Any:
+        """The same items, tensors without their graphs."""
+        if not self._with_graphs:
+            pairs = items.items() if isinstance(items, dict) else enumerate(items) if isinstance(items, list) else ()
+            for key, value in list(pairs):
+                if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                    items[key] = value.detach()
+        return items
 
     def unchanged(self) -> bool:
         """Whether everything is now as it was.  Compares objects, not the values inside tensors."""
@@ -125,13 +140,13 @@ class Snapshot:
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """The state of then; what holds now, and whatever the block itself changes, is put back afterwards."""
-        now = self if self.unchanged() else Snapshot(self.root, also=self.modules)
+        now = self if self.unchanged() else Snapshot(self.root, also=self.modules, with_graphs=True)
         if now is not self:
             self._restore()
         try:
             yield
         finally:
-            if now is not self or not self.unchanged():
+            if not now.unchanged():
                 now._restore()
 
     def _restore(self) -> None:

@@ -12,104 +12,117 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 __all__ = ["Slot", "swapped", "tensors_in"]
 
-_ATOMS = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, torch.Generator, range)
-_OPAQUE = (torch.nn.Module, type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
-_DEPTH = 6  # of plain objects inside plain objects; deeper ones are taken as they are
+# By exact type, which is several times faster than isinstance: structures are walked at every call.
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), range, torch.dtype, torch.device, torch.Size)
+_ATOMS = frozenset((*_PLAIN, *_FUNCTIONS))
+_DEPTH = 16  # of containers in containers; something deeper holds itself, or was not made for tensors
 
 
-@dataclass(frozen=True, slots=True)
 class Slot:
     """Place number `index` of a tensor in a pattern."""
 
-    index: int
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
 
 
-def swapped(value: Any, leaf: type, swap: Callable[[Any], Any], *, fresh: bool = False) -> Any:
+def swapped(value: Any, leaf: type | tuple[type, ...], swap: Callable[[Any], Any], *, fresh: bool = False) -> Any:
     """`value` with every instance of `leaf` in it replaced by `swap(instance)`.
 
     A container in which nothing changed is returned as the object it is, so that code that writes into a list it was
     given still does; with `fresh` lists, dicts and sets are copied all the same, so that running a call again does not
     write into them twice.
     """
-    return _swapped(value, leaf, swap, fresh, 0, set())
+    return _Walk(leaf, swap, fresh).walk(value, 0)
 
 
-def _swapped(value: Any, leaf: type, swap: Callable[[Any], Any], fresh: bool, depth: int, open_: set[int]) -> Any:
-    if isinstance(value, leaf):
-        return swap(value)
-    if isinstance(value, (_ATOMS, _OPAQUE)):
-        return value
-    if id(value) in open_ or depth > _DEPTH:  # an object that holds itself, or a tree of objects not made for tensors
-        return value
-    open_.add(id(value))
-    try:
+class _Walk:
+    def __init__(self, leaf: type | tuple[type, ...], swap: Callable[[Any], Any], fresh: bool) -> None:
+        self.leaf, self.swap, self.fresh = leaf, swap, fresh
+        self.objects: dict[int, Any] = {}  # plain objects met so far: they may refer to each other
+
+    def walk(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind in _ATOMS:
+            return value
+        if isinstance(value, self.leaf):
+            return self.swap(value)
+        if depth > _DEPTH or isinstance(value, (torch.Tensor, torch.nn.Module, type)):
+            return value
         if isinstance(value, tuple):
-            new = [_swapped(v, leaf, swap, fresh, depth, open_) for v in value]
-            if all(a is b for a, b in zip(new, value, strict=True)):
+            new = [self.walk(v, depth + 1) for v in value]
+            if _same(new, value):
                 return value
-            return type(value)._make(new) if hasattr(value, "_make") else type(value)(new)
+            if kind is tuple:
+                return tuple(new)
+            return value._make(new) if hasattr(value, "_make") else kind(new)
         if isinstance(value, list):
-            new = [_swapped(v, leaf, swap, fresh, depth, open_) for v in value]
-            if not fresh and all(a is b for a, b in zip(new, value, strict=True)):
-                return value
-            if type(value) is list:
-                return new
-            result = copy.copy(value)
-            result[:] = new
-            return result
+            return self._list(value, depth)
         if isinstance(value, dict):
-            return _swapped_dict(value, leaf, swap, fresh, depth, open_)
-        if isinstance(value, set):
-            return set(value) if fresh and type(value) is set else value
-        if getattr(value, "__dict__", None):
-            return _swapped_object(value, leaf, swap, depth, open_)
-        return value
-    finally:
-        open_.discard(id(value))
+            return self._dict(value, depth)
+        if kind is set:
+            return set(value) if self.fresh else value
+        return self._object(value, depth) if getattr(value, "__dict__", None) else value
+
+    def _list(self, value: list[Any], depth: int) -> Any:
+        new = [self.walk(v, depth + 1) for v in value]
+        if not self.fresh and _same(new, value):
+            return value
+        if type(value) is list:
+            return new
+        result = copy.copy(value)
+        result[:] = new
+        return result
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
+        new = {k: self.walk(v, depth + 1) for k, v in value.items()}
+        changed = {k: v for k, v in new.items() if v is not value[k]}
+        if not changed and not self.fresh:
+            return value
+        if type(value) is dict:
+            return new
+        result = copy.copy(value)
+        for k, v in changed.items():
+            result[k] = v
+        if getattr(result, "__dict__", None):  # BaseOutput keeps every field twice: as an item and as an attribute
+            vars(result).update(self._changed_attributes(result, depth))
+        return result
+
+    def _object(self, value: Any, depth: int) -> Any:
+        if id(value) not in self.objects:
+            self.objects[id(value)] = value
+            changed = self._changed_attributes(value, depth)
+            if changed:
+                result = copy.copy(value)
+                vars(result).update(changed)  # not setattr: frozen dataclasses and properties would refuse
+                self.objects[id(value)] = result
+        return self.objects[id(value)]
+
+    def _changed_attributes(self, value: Any, depth: int) -> dict[str, Any]:
+        fresh, self.fresh = self.fresh, False  # an object is copied only for the sake of its tensors
+        try:
+            new = {k: self.walk(v, depth + 1) for k, v in vars(value).items()}
+        finally:
+            self.fresh = fresh
+        return {k: v for k, v in new.items() if v is not vars(value)[k]}
 
 
-def _swapped_dict(
-    value: dict[Any, Any], leaf: type, swap: Callable[[Any], Any], fresh: bool, depth: int, open_: set[int]
-) -> Any:
-    new = {k: _swapped(v, leaf, swap, fresh, depth, open_) for k, v in value.items()}
-    changed = {k: v for k, v in new.items() if v is not value[k]}
-    if not changed and not fresh:
-        return value
-    if type(value) is dict:
-        return new
-    result = copy.copy(value)
-    for k, v in changed.items():
-        result[k] = v
-    if getattr(result, "__dict__", None):  # BaseOutput keeps every field twice: as an item and as an attribute
-        vars(result).update(_changed_attributes(result, leaf, swap, depth, open_))
-    return result
-
-
-def _changed_attributes(
-    value: Any, leaf: type, swap: Callable[[Any], Any], depth: int, open_: set[int]
-) -> dict[str, Any]:
-    new = {k: _swapped(v, leaf, swap, False, depth + 1, open_) for k, v in vars(value).items()}
-    return {k: v for k, v in new.items() if v is not vars(value)[k]}
-
-
-def _swapped_object(value: Any, leaf: type, swap: Callable[[Any], Any], depth: int, open_: set[int]) -> Any:
-    changed = _changed_attributes(value, leaf, swap, depth, open_)
-    if not changed:
-        return value
-    result = copy.copy(value)
-    vars(result).update(changed)  # not setattr: frozen dataclasses and properties would refuse
-    return result
+def _same(new: list[Any], old: tuple[Any, ...] | list[Any]) -> bool:
+    return all(a is b for a, b in zip(new, old, strict=True))
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """Every distinct tensor in a structure, in order of first appearance."""
+    if isinstance(value, torch.Tensor):
+        return [value]
     found: dict[int, torch.Tensor] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from adjointdpm.errors import WeightsChanged
+from adjointdpm.errors import InvalidInput, WeightsChanged
 from adjointdpm.replay.state import Snapshot
 
 __all__ = ["Mark", "WeightWatch"]
@@ -77,23 +77,35 @@ def _counters(tensors: list[torch.Tensor]) -> tuple[list[int], list[int]]:
 class WeightWatch:
     """The weights of one module under one `replay`."""
 
-    def __init__(self, module: torch.nn.Module, name: str) -> None:
-        self.name = name
+    def __init__(self, module: torch.nn.Module) -> None:
         self._hooked = hasattr(module, "_hf_hook")  # accelerate moves the weights itself
         self._mark: Mark | None = None
         self._mutable: dict[str, torch.Tensor] | None = None
         self._weights: dict[str, torch.Tensor] = {}
+        self.anew = True
         self._probes: list[torch.Tensor] = []
         self._checked: tuple[Any, ...] = ()
 
-    def begin(self, snapshot: Snapshot, *, fresh: bool) -> dict[int, torch.Tensor]:
-        """Note the weights before a call.  fresh: the module's state changed, so learn everything anew.
+    def look(self, snapshot: Snapshot, *, anew: bool) -> None:
+        """Learn which weights there are.  anew: the module's state changed, so the next call must learn all again."""
+        self._weights = snapshot.weights()
+        frozen_for_good = [name for name, t in self._weights.items() if t.is_inference()]
+        if frozen_for_good:
+            raise InvalidInput(
+                f"weight {frozen_for_good[0]} was made under torch.inference_mode() and cannot take part in a "
+                "gradient; load the module outside of it"
+            )
+        self.anew = self.anew or anew
 
-        Returns copies of the buffers that the call may change, by the id of the buffer.
-        """
-        if fresh or self._mutable is None:
-            self._weights = snapshot.weights()
-            self._mutable, self._mark = None, None
+    @property
+    def trainable(self) -> list[torch.Tensor]:
+        """The weights that require grad."""
+        return [t for t in self._weights.values() if t.requires_grad]
+
+    def begin(self) -> dict[int, torch.Tensor]:
+        """Note the weights before a call.  Returns copies of the buffers that it may change, by the buffer's id."""
+        if self.anew or self._mutable is None:
+            self._mutable, self._mark, self.anew = None, None, False
             small = [t for t in self._weights.values() if 0 < t.numel() <= _PROBE_SIZE and t.is_floating_point()]
             self._probes = [t for t in small[:: max(1, len(small) // _PROBES)] if not t.is_meta]
             copied = {n: t for n, t in self._weights.items() if _is_buffer(t) and not t.is_meta}
@@ -121,14 +133,9 @@ class WeightWatch:
         changing = {id(t) for t in self._mutable.values()}
         return self._mark, {key: value for key, value in before.items() if key in changing}
 
-    def trainable(self) -> list[torch.Tensor]:
-        """The weights that require grad, each once."""
-        return [t for t in self._weights.values() if t.requires_grad]
-
     def probe(self) -> list[torch.Tensor]:
         """Norms of a few small weights, at every call: sees an EMA swap that is undone before backward."""
-        with torch.no_grad():
-            return list(torch._foreach_norm([t.detach() for t in self._probes])) if self._probes else []
+        return list(torch._foreach_norm([t.detach() for t in self._probes])) if self._probes else []
 
     def check(self, mark: Mark, probe: list[torch.Tensor], call: str, task: int) -> None:
         """Raise `WeightsChanged` unless the weights are what they were at the call; in full once per backward pass."""
@@ -144,9 +151,8 @@ class WeightWatch:
                 raise _error(call, changed)
             self._checked = key
         now = self.probe()
-        if [(t.dtype, t.device) for t in now] == [(t.dtype, t.device) for t in probe] and any(
-            map(torch.ne, now, probe)
-        ):
+        alike = [(t.dtype, t.device) for t in now] == [(t.dtype, t.device) for t in probe]
+        if alike and now and not _equal(torch.stack(now), torch.stack(probe)):
             raise _error(call, [("some of the weights", "they were swapped for the call by way of `.data`")])
 
     @contextmanager
