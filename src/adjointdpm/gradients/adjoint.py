@@ -16,7 +16,6 @@ log-SNR), the exponential form, which it is a method for, is solved backward.
 
 from __future__ import annotations
 
-import contextlib
 import time
 import warnings
 from collections.abc import Sequence
@@ -27,10 +26,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from adjointdpm.errors import InvalidInput, NumericalWarning, WeightsChanged
+from adjointdpm.errors import InvalidInput, NumericalWarning, UnreachedGradient
 from adjointdpm.gradients.augmented import Augmented, differentiated
 from adjointdpm.gradients.backward import Backward
 from adjointdpm.gradients.base import Engine, SolveSpec
+from adjointdpm.gradients.surroundings import Surroundings
 from adjointdpm.schedules import Grid
 from adjointdpm.solvers import AdamsBashforth, RungeKutta, SolverState, integrate, make_solver
 
@@ -83,6 +83,8 @@ class Adjoint(Engine):
 
     def check(self, spec: SolveSpec) -> None:
         super().check(spec)
+        if spec.grid.t.requires_grad:
+            raise UnreachedGradient('times require grad, which gradient="adjoint" cannot give: use gradient="exact"')
         if self.preset == "paper" and spec.ode.name != "exponential":
             raise InvalidInput(
                 f'preset="paper" solves the exponential form, not {spec.ode.name!r}: use form="exponential", or '
@@ -100,10 +102,10 @@ class Adjoint(Engine):
 
     def solve(self, spec: SolveSpec) -> Tensor:
         call, weights = differentiated(spec.model)
-        run = _Run(self, spec, call, weights)
-        spec.stats.backward = lambda: dict(run.report)
         if not torch.is_grad_enabled() or not (spec.x.requires_grad or call or weights):
             return integrate(spec.solver, spec.ode, spec.x, spec.grid, spec.on_step)
+        run = _Run(self, spec, call, weights, Surroundings(spec.model.denoiser.network, [spec.x, *weights[:1]]))
+        spec.stats.backward = lambda: dict(run.report)
         out: Tensor = _ContinuousAdjoint.apply(run, spec.x, *call, *weights)  # type: ignore[no-untyped-call]
         return out
 
@@ -116,9 +118,8 @@ class _Run:
     spec: SolveSpec
     call: list[Tensor]
     weights: list[Tensor]
-    versions: list[int] = field(default_factory=list)
+    surroundings: Surroundings
     report: dict[str, Any] = field(default_factory=dict)
-    autocast: tuple[str, torch.dtype] | None = None  # as it was in the forward
 
     @property
     def ode_grid(self) -> Grid:
@@ -126,16 +127,9 @@ class _Run:
         grid, end = self.spec.grid, self.spec.grid.ode_steps + 1
         return Grid(grid.t[:end], grid.alpha[:end], grid.sigma[:end])
 
-    def watched(self) -> list[tuple[str, Tensor]]:
-        network = self.spec.model.denoiser.network
-        return [*network.named_parameters(), *network.named_buffers()]
-
     def forward(self) -> tuple[Tensor, list[Tensor]]:
         """The sample, and the states that backward needs."""
         spec, stored = self.spec, self.engine.trajectory == "stored"
-        if torch.is_autocast_enabled(kind := spec.x.device.type):
-            self.autocast = (kind, torch.get_autocast_dtype(kind))
-        self.versions = [tensor._version for _, tensor in self.watched()]
         states = [spec.ode.to_state(spec.x, spec.grid.t[0])]
 
         def on_step(n: int, t: Tensor, state: SolverState) -> None:
@@ -149,7 +143,6 @@ class _Run:
 
     def backward(self, g: Tensor, x: Tensor, states: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
         """Gradients for x and for `[*call, *weights]`."""
-        self._check_versions()
         started = time.perf_counter()
         grid, engine = self.ode_grid, self.engine
         system = Augmented(self.spec.ode, self.call, self.weights, wanted[1:])
@@ -175,14 +168,6 @@ class _Run:
         self.report["seconds"] = time.perf_counter() - started
         return [a / system.ode.scale(grid.t[0]) if wanted[0] else None, *system.gradients(len(wanted) - 1)]
 
-    def _check_versions(self) -> None:
-        for (name, tensor), version in zip(self.watched(), self.versions, strict=True):
-            if tensor._version != version:
-                raise WeightsChanged(
-                    f"{name.removeprefix('net.')} was changed in place between the forward and its backward, so the "
-                    "adjoint would be that of another network: call backward before the optimiser's step"
-                )
-
     def _warn(self, a: Tensor) -> None:
         drift = self.report.get("drift", 0.0)
         lost = not bool(torch.isfinite(a).all())
@@ -190,9 +175,10 @@ class _Run:
             engine, error = self.engine, self.report["local_error"]
             away = f", and the trajectory ends {drift:.1e} away from x_T" if "drift" in self.report else ""
             warnings.warn(
-                f"the backward solve by {engine.backward_solver} ({engine.trajectory} trajectory, {self.spec.grid.steps} "
-                f"steps) {'is not finite' if lost else 'has not converged'}: its steps differ from those of another "
-                f'order by {error:.1e} of the adjoint in sum{away}. Use more steps, or gradient="exact"',
+                f"the backward solve by {engine.backward_solver} ({engine.trajectory} trajectory, "
+                f"{self.spec.grid.steps} steps) {'is not finite' if lost else 'has not converged'}: its steps differ "
+                f"from those of another order by {error:.1e} of the adjoint in sum{away}. "
+                'Use more steps, or gradient="exact"',
                 NumericalWarning,
                 stacklevel=2,
             )
@@ -205,7 +191,7 @@ class _ContinuousAdjoint(torch.autograd.Function):
     def forward(ctx: Any, run: _Run, x: Tensor, *tensors: Tensor) -> Tensor:
         out, states = run.forward()
         ctx.run = run
-        # Weights are watched by their version instead, so that a change is told by name.
+        # Weights are watched by `surroundings` instead, so that a change is told by name.
         ctx.save_for_backward(x, *tensors[: len(run.call)], *states)
         return out
 
@@ -215,5 +201,6 @@ class _ContinuousAdjoint(torch.autograd.Function):
         run: _Run = ctx.run  # type: ignore[attr-defined]
         saved: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
         x, states = saved[0], saved[len(run.call) + 1 :]
-        with torch.autocast(*run.autocast) if run.autocast else contextlib.nullcontext():
+        run.surroundings.check()
+        with run.surroundings.in_force():
             return (None, *run.backward(g, x, states, ctx.needs_input_grad[1:]))  # type: ignore[attr-defined]
