@@ -5,6 +5,7 @@ with its network calls replayed (`pipeline_road`), or the probability-flow ODE (
 """
 
 from adjointdpm.pipelines.generator import Generator, Settings, differentiable
+from adjointdpm.pipelines.invert import invert_image
 from adjointdpm.pipelines.result import Generated, Inverted, Stats
 
-__all__ = ["Generated", "Generator", "Inverted", "Settings", "Stats", "differentiable"]
+__all__ = ["Generated", "Generator", "Inverted", "Settings", "Stats", "differentiable", "invert_image"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -18,12 +19,14 @@ from adjointdpm.pipelines.components import check_networks, check_schedulers
 from adjointdpm.pipelines.encode import encode_prompt
 from adjointdpm.pipelines.inputs import Call, check_call
 from adjointdpm.pipelines.noise import draw_latents, generators, image_seeds
+from adjointdpm.pipelines.ode_road import OdeRoad
 from adjointdpm.pipelines.outcome import Outcome
 from adjointdpm.pipelines.pictures import verdict
 from adjointdpm.pipelines.private import pipeline_function, schedulers_of
 from adjointdpm.pipelines.result import Generated, Stats
 from adjointdpm.pipelines.tensors import handed_over, refuse_unused
 from adjointdpm.pipelines.wrt import Selection, frozen, require_reached, select
+from adjointdpm.sampler import to_noise
 
 __all__ = ["Generator", "Settings", "differentiable"]
 
@@ -102,9 +105,7 @@ class Generator:
             _check_pipeline_settings(settings)
             check_schedulers(pipe)
         else:
-            from adjointdpm.pipelines import ode_road
-
-            self._ode = ode_road.OdeRoad(pipe, settings.solver, settings.spacing, settings.form, settings.gradient)
+            self._ode = OdeRoad(pipe, settings.solver, settings.spacing, settings.form, settings.gradient)
         self._selection = select(pipe, settings.wrt)
 
     def __repr__(self) -> str:
@@ -121,6 +122,11 @@ class Generator:
             )
         merged = {**{f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}, **changes}
         return differentiable(self.pipe, **merged)
+
+    @property
+    def accepts(self) -> tuple[str, ...]:
+        """The names of the arguments that the pipeline's call takes."""
+        return tuple(inspect.signature(self._function).parameters)[1:]
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The weights that get a gradient, by full name."""
@@ -142,6 +148,18 @@ class Generator:
     ) -> torch.Tensor:
         """The noise that a call with this seed starts from: (B, C, h, w), float32, of unit variance."""
         return draw_latents(self.pipe, image_seeds(seed, batch), height, width)
+
+    def to_noise(self, latents: torch.Tensor, prompt: str | list[str] | None = None, **arguments: Any) -> torch.Tensor:
+        """The noise (B, C, h, w) that the ODE leads to from clean latents; see `invert_image`.  ODE road only.
+
+        Args:
+            latents: (B, C, h, w), as the autoencoder's encoding gives them.
+            prompt, arguments: as in a call.
+        """
+        if self.road != "ode":
+            raise InvalidInput("only an ODE runs backward: make the generator with a solver, such as solver='ab4'")
+        call = self._checked({"prompt": prompt, **arguments, "latents": latents})
+        return self._ode.solve(call, latents, to_noise).x0
 
     def __call__(
         self,
@@ -168,11 +186,7 @@ class Generator:
             UnreachedGradient: a tensor requires grad that no gradient can reach.
             NotDifferentiable: the scheduler cuts the graph between noise and image.
         """
-        arguments = {"prompt": prompt, **arguments}
-        if "prompt" not in self._accepted() and prompt is None:
-            del arguments["prompt"]
-        check_networks(self.pipe)
-        call = check_call(self.pipe, self._function, arguments, any_guidance=self.road == "ode")
+        call = self._checked({"prompt": prompt, **arguments})
         selection = self._now_selected()
         seeds = None if seed is None else image_seeds(seed, call.batch)
         if seeds is not None:
@@ -183,10 +197,11 @@ class Generator:
             refuse_unused(call, selection)
         return self._run(call, selection, seeds, measure)
 
-    def _accepted(self) -> Iterable[str]:
-        import inspect
-
-        return inspect.signature(self._function).parameters
+    def _checked(self, arguments: dict[str, Any]) -> Call:
+        if arguments["prompt"] is None and "prompt" not in self.accepts:
+            del arguments["prompt"]
+        check_networks(self.pipe)
+        return check_call(self.pipe, self._function, arguments, any_guidance=self.road == "ode")
 
     def _now_selected(self) -> Selection:
         """Without `wrt`, what requires grad now counts, not what did when the generator was made."""

@@ -7,6 +7,7 @@ scaling the scheduler uses inside.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from adjointdpm.pipelines.outcome import Outcome
 from adjointdpm.pipelines.tensors import network_dtype
 from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed
 from adjointdpm.replay import replay
-from adjointdpm.sampler import sample
+from adjointdpm.sampler import Sampled, sample
 from adjointdpm.schedules import from_scheduler_config
 from adjointdpm.solvers import make_solver
 
@@ -76,36 +77,38 @@ class OdeRoad:
 
     def run(self, call: Call, selection: Selection) -> Outcome:
         """Sample and decode on checked arguments."""
-        self._check_arguments(call)
-        arguments = call.arguments
-        guidance = self._guidance(call)
         networks = tuple(replayed_modules(self.pipe).values())
         with frozen_when_replayed(networks, selection), frozen(self.pipe, selection):
-            cond, uncond = self._conditions(call, wanted=isinstance(guidance, torch.Tensor) or guidance != 1)
-            latents = arguments.get("latents")
+            latents = call.arguments.get("latents")
             if latents is None:
-                size = arguments.get("height"), arguments.get("width")
-                latents = draw_noise(self.pipe, call.batch, arguments.get("generator"), *size)
-            sampled = sample(
-                self.denoiser(arguments.get("cross_attention_kwargs")),
-                latents,
-                cond=cond,
-                uncond=uncond,
-                guidance=guidance,
-                steps=call.steps if call.steps is not None else call.parameters["num_inference_steps"].default,
-                solver=self.solver,
-                gradient=self.engine,
-                callback=self._callback(arguments.get("callback_on_step_end")),
-                **self.options,  # type: ignore[arg-type]
-            )
+                size = call.arguments.get("height"), call.arguments.get("width")
+                latents = draw_noise(self.pipe, call.batch, call.arguments.get("generator"), *size)
+            sampled = self.solve(call, latents, sample)
             vae = autoencoder_of(self.pipe)
             replaying = vae is not None and self.engine.name != "full" and torch.is_grad_enabled()
             with replay(vae, keep="last") if replaying else nullcontext() as recorder:
                 decoded = decode(self.pipe, sampled.x0.to(network_dtype(self.pipe)))
         unclamped = decoded * 0.5 + 0.5
-        image = unclamped.clamp(0, 1)
         counts = Counts(sampled.stats, getattr(recorder, "stats", None))
-        return Outcome(image, unclamped, sampled.x0, decoded, sampled.stats.nfe, counts)
+        return Outcome(unclamped.clamp(0, 1), unclamped, sampled.x0, decoded, sampled.stats.nfe, counts)
+
+    def solve(self, call: Call, x: torch.Tensor, direction: Callable[..., Sampled]) -> Sampled:
+        """Solve the ODE of a checked call: `direction` is `sampler.sample` or `sampler.to_noise`."""
+        self._check_arguments(call)
+        guidance = self._guidance(call)
+        cond, uncond = self._conditions(call, wanted=isinstance(guidance, torch.Tensor) or guidance != 1)
+        return direction(
+            self.denoiser(call.arguments.get("cross_attention_kwargs")),
+            x,
+            cond=cond,
+            uncond=uncond,
+            guidance=guidance,
+            steps=call.steps if call.steps is not None else call.parameters["num_inference_steps"].default,
+            solver=self.solver,
+            gradient=self.engine,
+            callback=self._callback(call.arguments.get("callback_on_step_end")),
+            **self.options,
+        )
 
     def denoiser(self, cross_attention_kwargs: Any = None) -> Denoiser:
         """The pipeline's network as a denoiser of the ODE road."""
