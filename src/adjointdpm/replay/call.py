@@ -63,11 +63,11 @@ class Call:
     pattern: Any  # (args, kwargs) with slots for tensors
     differentiated: list[int]  # slots of the tensors that require grad
     weights: list[torch.Tensor]  # those that require grad
-    gates: list[Gate]  # one per differentiated slot, then one for the weights if any
     snapshot: Snapshot
     watch: WeightWatch
     stats: Stats
     ambient: Ambient
+    gates: list[Gate] = field(default_factory=list)  # one per differentiated slot, then one for the weights if any
     mark: Mark | None = None
     buffers: dict[int, torch.Tensor] = field(default_factory=dict)
     probe: list[torch.Tensor] = field(default_factory=list)

@@ -79,7 +79,7 @@ class replay:
         self._gates = Gates()
         self._snapshots: dict[torch.nn.Module, Snapshot] = {}
         self._watches: dict[torch.nn.Module, WeightWatch] = {}
-        self._searched: set[tuple[torch.nn.Module, str]] = set()
+        self._uses: dict[tuple[torch.nn.Module, str], dict[int, int]] = {}  # of each argument, in one call
         self._patches = Patches()
         self._active = False
 
@@ -138,16 +138,12 @@ class replay:
                     f"{name}: a tensor of shape {tuple(tensor.shape)} was made under torch.inference_mode() and cannot "
                     "take part in a gradient; make it under torch.no_grad(), or pass a clone of it"
                 )
-        gates = [self._gates.of([tensors[i]]) for i in differentiated]
-        if weights:
-            gates.append(self._gates.of(weights))
         call = Call(
             name=name,
             function=original,
             pattern=pattern,
             differentiated=differentiated,
             weights=weights,
-            gates=gates,
             snapshot=snapshot,
             watch=watch,
             stats=self.stats,
@@ -166,10 +162,14 @@ class replay:
             raise InvalidInput(f"{name} edits one of its arguments in place, so it cannot be replayed; pass a clone")
         if not outputs:
             return result
-        if (module, method) not in self._searched:
-            check_reached(name, outputs, [*leaves, *weights])
-            self._searched.add((module, method))
-        tokens = [gate.token for gate in gates]
+        if (module, method) not in self._uses:
+            uses = check_reached(name, outputs, leaves, weights)
+            self._uses[module, method] = dict(zip(differentiated, uses, strict=True))
+        uses_of = self._uses[module, method]
+        call.gates = [self._gates.of([tensors[i]], shared=uses_of.get(i) != 1) for i in differentiated]
+        if weights:
+            call.gates.append(self._gates.of(weights, shared=True))
+        tokens = [gate.token for gate in call.gates]
         outer = Replayed.apply(call, outputs, tensors, *tokens)  # type: ignore[no-untyped-call]
         if self._number_kept or module in self._keepers:
             call.graph = outputs, leaves
@@ -187,7 +187,7 @@ class replay:
         new = self._snapshots[module] = Snapshot(module)
         watch.look(new, anew=known is None or new.matters_beside(known))
         if watch.anew:
-            self._searched = {key for key in self._searched if key[0] is not module}
+            self._uses = {key: uses for key, uses in self._uses.items() if key[0] is not module}
         return new, watch
 
     def _drop_graphs(self, module: torch.nn.Module) -> None:

@@ -67,8 +67,14 @@ class Gates:
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], tuple[list[Any], tuple[int, ...], Any]] = {}
 
-    def of(self, tensors: Sequence[torch.Tensor]) -> Gate:
-        """The gate of these tensors: the same one for every call, until one of them is edited in place."""
+    def of(self, tensors: Sequence[torch.Tensor], *, shared: bool) -> Gate:
+        """The gate of these tensors: the same one for every call, until one of them is edited in place.
+
+        Not shared where each call uses the tensor once: then the sum outside, into which gradients from elsewhere go
+        too (a latent's next step), is in plain backprop's order already, and a sum of its own would not be.
+        """
+        if not shared:
+            return Gate(tensors)
         key = tuple(map(id, tensors))
         versions = tuple(-1 if t.is_leaf else t._version for t in tensors)  # an in-place edit moves a non-leaf's edge
         if key in self._known:

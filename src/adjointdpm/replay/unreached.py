@@ -8,7 +8,7 @@ it by another way than the result (a stored attention map), is caught by a hook 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,31 +18,37 @@ from adjointdpm.errors import UnreachedGradient
 __all__ = ["check_reached", "guard_leaf"]
 
 
-def check_reached(name: str, outputs: Iterable[torch.Tensor], known: Iterable[torch.Tensor]) -> None:
-    """Raise `UnreachedGradient` if the graph of `outputs` leads to a leaf that is not among `known`.
+def check_reached(
+    name: str, outputs: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]
+) -> list[int]:
+    """Raise `UnreachedGradient` if the graph of `outputs` leads to a leaf other than `leaves` and `weights`.
 
-    name: what was called, for the message.  known: the call's differentiated arguments (as leaves) and the weights.
+    name: what was called, for the message.  leaves: stand for the call's differentiated arguments.
+    Returns how often the graph uses each of `leaves`.
     """
-    leaves = {id(t) for t in known}
-    borders = {t.grad_fn for t in known if t.grad_fn is not None}  # weights computed from others: stop there
+    uses = {id(t): sum(t is output for output in outputs) for t in leaves}
+    known = {*uses, *map(id, weights)}
+    borders = {t.grad_fn for t in weights if t.grad_fn is not None}  # weights computed from others: stop there
     todo: list[Any] = [t.grad_fn for t in outputs if t.grad_fn is not None]
     seen = set(todo) | borders
     while todo:
-        node = todo.pop()
-        if node in borders:
-            continue
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in leaves:
-            raise UnreachedGradient(
-                f"{name} uses a tensor of shape {tuple(leaf.shape)} ({leaf.dtype}) that requires grad but is neither "
-                "an argument of the call nor one of the module's weights, so no gradient can be carried to it. Pass it "
-                "as an argument, make it an nn.Parameter of the module (attention processors may be nn.Modules), or "
-                "detach it if its gradient is not wanted."
-            )
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
+        for parent, _ in todo.pop().next_functions:
+            if parent is None:
+                continue
+            leaf = getattr(parent, "variable", None)
+            if leaf is not None and id(leaf) in uses:
+                uses[id(leaf)] += 1
+            elif leaf is not None and id(leaf) not in known:
+                raise UnreachedGradient(
+                    f"{name} uses a tensor of shape {tuple(leaf.shape)} ({leaf.dtype}) that requires grad but is "
+                    "neither an argument of the call nor one of the module's weights, so no gradient can be carried to "
+                    "it. Pass it as an argument, make it an nn.Parameter of the module (attention processors may be "
+                    "nn.Modules), or detach it if its gradient is not wanted."
+                )
+            elif parent not in seen:
                 seen.add(parent)
                 todo.append(parent)
+    return [uses[id(t)] for t in leaves]
 
 
 def guard_leaf(leaf: torch.Tensor, name: str, expected: dict[str, bool]) -> None:
