@@ -41,19 +41,14 @@ def load_images(image: Any, height: int, width: int) -> torch.Tensor:
 
 def _checked_tensor(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
     image = image[None] if image.ndim == 3 else image
-    if (
-        not image.is_floating_point()
-        or image.ndim != 4
-        or image.shape[0] < 1
-        or tuple(image.shape[1:]) != (3, height, width)
-    ):
+    shape = tuple(image.shape)
+    if not image.is_floating_point() or len(shape) != 4 or shape[0] < 1 or shape[1:] != (3, height, width):
         raise InvalidInput(
-            f"the image tensor is {image.dtype} of shape {tuple(image.shape)}; expected floats (B, 3, {height}, {width})"
+            f"the image tensor is {image.dtype} of shape {shape}; expected floats (B, 3, {height}, {width})"
         )
-    if not bool(torch.isfinite(image).all()) or float(image.min()) < -1e-3 or float(image.max()) > 1 + 1e-3:
-        raise InvalidInput(
-            f"the image tensor runs from {float(image.min()):.3g} to {float(image.max()):.3g}; expected finite values in [0, 1]"
-        )
+    low, high = float(image.min()), float(image.max())
+    if not bool(torch.isfinite(image).all()) or low < -1e-3 or high > 1 + 1e-3:
+        raise InvalidInput(f"the image tensor runs from {low:.3g} to {high:.3g}; expected finite values in [0, 1]")
     return image.detach().float().clamp(0, 1)
 
 

@@ -76,6 +76,8 @@ def check_call(pipe: Any, function: Any, arguments: dict[str, Any], any_guidance
     chosen = {
         name: value for name, value in arguments.items() if value is not None or _default(parameters, name) is not None
     }
+    if "batch_size" in parameters and "prompt" not in parameters:
+        chosen["batch_size"] = batch
     return Call(chosen, parameters, batch, steps, guided)
 
 
@@ -132,8 +134,12 @@ def _count_images(pipe: Any, parameters: Mapping[str, inspect.Parameter], given:
         count = embeds.shape[0]
     elif isinstance(given.get("class_labels"), (list, torch.Tensor)):
         count = len(given["class_labels"])
+    elif "batch_size" in given:
+        count = given["batch_size"]
+    elif isinstance(given.get("latents"), torch.Tensor) and "prompt" not in parameters:
+        count = given["latents"].shape[0]
     else:
-        count = given.get("batch_size", _default(parameters, "batch_size") or 1)
+        count = 1
     negative = given.get("negative_prompt")
     if negative is not None:
         found = len(as_prompts("negative_prompt", negative))

@@ -63,17 +63,16 @@ class Stats:
 
     def time_backward(self, *tensors: torch.Tensor) -> None:
         """Clock every backward that enters through one of these tensors."""
-        running = False
+        last = -1
 
         def start(grad: torch.Tensor) -> None:
-            nonlocal running
-            if running:
+            nonlocal last
+            task = int(torch._C._current_graph_task_id())
+            if task == last:
                 return
-            running, began = True, time.perf_counter()
+            last, began = task, time.perf_counter()
 
             def stop() -> None:
-                nonlocal running
-                running = False
                 self.backward_seconds += time.perf_counter() - began
                 if grad.is_cuda:
                     self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated(grad.device))
