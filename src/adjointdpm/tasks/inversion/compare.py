@@ -51,12 +51,14 @@ class Comparison:
         return columns[: len(shown)], rows, names
 
 
-def compare_unseen(painter: Painter, space: Space) -> Comparison:
-    """Prompts and noises that the optimisation never saw: every unseen prompt with every unseen seed."""
+def compare_unseen(painter: Painter, space: Space) -> Comparison | None:
+    """Prompts and noises that the optimisation never saw: every unseen prompt with every unseen seed; None if none."""
     config = painter.config
     chosen = config.unseen_prompts
     if chosen is None:
         chosen = tuple(noun for noun in PLAIN_NOUNS if not any(noun in prompt for prompt in config.prompts))[:4]
+    if not chosen:
+        return None
     prompts = [prompt for prompt in chosen for _ in config.unseen_seeds]
     seeds = [seed for _ in chosen for seed in config.unseen_seeds]
     embeds, negative = painter.encode(prompts)

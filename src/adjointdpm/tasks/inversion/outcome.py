@@ -47,13 +47,13 @@ class Outcome:
     history: History
     final_loss: float
     seen: Comparison
-    unseen: Comparison
+    unseen: Comparison | None
 
     def write(self, run: RunFolder) -> None:
         """Sheets, embedding and report first, the record last."""
         self.embedding.save(run.path / EMBEDDING_FILE)
         for name, comparison in (("seen", self.seen), ("unseen", self.unseen)):
-            if comparison.prompts:
+            if comparison is not None:
                 columns, rows, names = comparison.grid()
                 save_png(picture_sheet(rows, columns, names), run.path / f"{name}.png")
         atomic_write(run.path / REPORT_FILE, self.report(run))
@@ -64,7 +64,7 @@ class Outcome:
             "final_loss": self.final_loss,
             "first_loss": self.history.losses[0],
             "gap_closed_seen": self.seen.gap(),
-            "gap_closed_unseen": self.unseen.gap() if self.unseen.prompts else None,
+            "gap_closed_unseen": None if self.unseen is None else self.unseen.gap(),
             "optimisation_seconds": round(sum(self.history.seconds), 1),
             "embedding": EMBEDDING_FILE,
         }
@@ -95,8 +95,8 @@ class Outcome:
         )
         return render_report(f"“{name}” as a text embedding", lead, [s for s in sections if s.blocks], footer)
 
-    def _pictures(self, title: str, comparison: Comparison, caption: str) -> Section:
-        if not comparison.prompts:
+    def _pictures(self, title: str, comparison: Comparison | None, caption: str) -> Section:
+        if comparison is None:
             return Section(title, [])
         columns, rows, names = comparison.grid()
         gap = comparison.gap()
