@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import adjointdpm as ad
+from adjointdpm.numerics import relative_error
 
 
 class Field(nn.Module):
@@ -48,8 +49,18 @@ def same(got: Sequence[Tensor | None], want: Sequence[Tensor | None]) -> bool:
     )
 
 
-def compare(loss: Callable[[], Tensor], leaves: Sequence[Tensor], *modules: nn.Module, **options: Any) -> Any:
-    """Assert that value and gradients under replay are those of plain backprop, bit for bit; returns the replay."""
+def close(got: Sequence[Tensor | None], want: Sequence[Tensor | None]) -> bool:
+    """Equal to rounding: relative l2 error at most 1e-6 per tensor."""
+    return all(relative_error(g, w) <= 1e-6 for g, w in zip(got, want, strict=True))
+
+
+def compare(
+    loss: Callable[[], Tensor], leaves: Sequence[Tensor], *modules: nn.Module, exact: bool = True, **options: Any
+) -> Any:
+    """Assert that value and gradients under replay are those of plain backprop, bit for bit; returns the replay.
+
+    Not exact: only to rounding, where a call uses a tensor several times and the loop uses it too.
+    """
     torch.manual_seed(7)
     plain = loss()
     want = gradients(plain, leaves)
@@ -59,5 +70,5 @@ def compare(loss: Callable[[], Tensor], leaves: Sequence[Tensor], *modules: nn.M
     torch.manual_seed(99)  # what the generator does between forward and backward must not matter
     got = gradients(value, leaves)
     assert torch.equal(value, plain)
-    assert same(got, want)
+    assert same(got, want) if exact else close(got, want)
     return r

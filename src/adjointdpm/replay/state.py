@@ -11,7 +11,7 @@ Taking one costs about a microsecond a submodule; while nothing changes, all cal
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,22 +52,23 @@ def _refill(container: Any, content: Any) -> None:
 class Snapshot:
     """Attributes of a module, its submodules and the objects attached to them, as they were on construction."""
 
-    def __init__(
-        self, root: torch.nn.Module, *, also: Iterable[torch.nn.Module] = (), with_graphs: bool = False
-    ) -> None:
-        """also: modules that may no longer be in the tree.  with_graphs: keep tensors with their graphs; without, a
-        feature that a module stored in one call would keep that call's graph alive in the snapshots of the next."""
+    def __init__(self, root: torch.nn.Module, *, beside: Snapshot | None = None) -> None:
+        """beside: also what this earlier snapshot holds and is no longer attached, and tensors with their graphs.
+
+        Without it tensors are held without graphs: a feature that a module stored in one call would otherwise keep
+        that call's graph alive in the snapshots of all later ones."""
         self.root = root
-        self.modules = list(dict.fromkeys([*root.modules(), *also]))
+        self.modules = list(dict.fromkeys([*root.modules(), *(beside.modules if beside else ())]))
         self._spaces: list[tuple[_Space, _Space]] = []  # (the attributes as they are now, a shallow copy of then)
         self._filled: list[tuple[Any, Any]] = []  # (container, copy of its content then)
         self._empty: list[Any] = []  # containers that were empty then
         self._weights: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
         self._copied: set[int] = set()
-        self._with_graphs = with_graphs
-        objects: dict[int, Any] = {}
+        self._with_graphs = beside is not None
+        objects: dict[int, Any] = dict(beside._objects) if beside else {}
         for module in self.modules:
             self._add(vars(module), objects)
+        self._objects = objects
         for thing in objects.values():
             self._add(vars(thing), {})
 
@@ -140,7 +141,7 @@ class Snapshot:
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """The state of then; what holds now, and whatever the block itself changes, is put back afterwards."""
-        now = self if self.unchanged() else Snapshot(self.root, also=self.modules, with_graphs=True)
+        now = self if self.unchanged() else Snapshot(self.root, beside=self)
         if now is not self:
             self._restore()
         try:

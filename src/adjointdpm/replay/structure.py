@@ -102,7 +102,10 @@ class _Walk:
             changed = self._changed_attributes(value, depth)
             if changed:
                 result = copy.copy(value)
-                vars(result).update(changed)  # not setattr: frozen dataclasses and properties would refuse
+                itself = {k: result for k, v in vars(value).items() if v is value}
+                vars(result).update(
+                    {**changed, **itself}
+                )  # not setattr: frozen dataclasses and properties would refuse
                 self.objects[id(value)] = result
         return self.objects[id(value)]
 

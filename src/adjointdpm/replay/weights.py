@@ -106,7 +106,11 @@ class WeightWatch:
         """Note the weights before a call.  Returns copies of the buffers that it may change, by the buffer's id."""
         if self.anew or self._mutable is None:
             self._mutable, self._mark, self.anew = None, None, False
-            small = [t for t in self._weights.values() if 0 < t.numel() <= _PROBE_SIZE and t.is_floating_point()]
+            small = [
+                t
+                for t in self._weights.values()
+                if 0 < t.numel() <= _PROBE_SIZE and t.is_floating_point() and not _is_buffer(t)
+            ]
             self._probes = [t for t in small[:: max(1, len(small) // _PROBES)] if not t.is_meta]
             copied = {n: t for n, t in self._weights.items() if _is_buffer(t) and not t.is_meta}
         else:
