@@ -14,35 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adjointdpm.cli.models import ModelChoice
-from adjointdpm.cli.painter import Painter
+from adjointdpm.cli.output import check_folder_for_output, refuse_overwriting
+from adjointdpm.cli.painter import Painter, Request
 from adjointdpm.cli.shell import Shell
-from adjointdpm.errors import InvalidInput
 
 if TYPE_CHECKING:
     from adjointdpm.formats import GenerationText
 
-__all__ = ["Request", "generate", "output_folder", "slug"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to paint; the fields are the command's options."""
-
-    prompts: tuple[str, ...]
-    negative: str | None
-    steps: int
-    guidance: float
-    count: int
-    seed: int
-    batch: int
-    embedding: Path | None
-    out: Path
-    force: bool
-    height: int | None
-    width: int | None
-    solver: str | None
-    spacing: str | None
-    form: str | None
+__all__ = ["Request", "generate", "slug"]
 
 
 @dataclass(frozen=True)
@@ -65,24 +44,8 @@ def plan(request: Request) -> list[Job]:
     jobs = [
         Job(prompt, request.seed + i, request.out / f"{i:04d}-{slug(prompt)}.png") for i, prompt in enumerate(prompts)
     ]
-    present = [job.file for job in jobs if job.file.exists()]
-    if present and not request.force:
-        more = f" and {len(present) - 1} more" if len(present) > 1 else ""
-        raise InvalidInput(f"{present[0]}{more} would be overwritten; choose another --out or say --force.")
+    refuse_overwriting([job.file for job in jobs], request.force)
     return jobs
-
-
-def output_folder(out: Path) -> Path:
-    """Create the folder `out` and prove that it takes files, before any long work."""
-    from tempfile import TemporaryFile
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise InvalidInput(f"--out {out} is not a folder that can be written to: {error.strerror or error}.") from error
-    return out
 
 
 def generate(shell: Shell, request: Request, choice: ModelChoice) -> int:
@@ -92,30 +55,22 @@ def generate(shell: Shell, request: Request, choice: ModelChoice) -> int:
     from adjointdpm.formats import save_png
 
     jobs = plan(request)
-    output_folder(request.out)
-    painter = Painter(
-        choice.load(),
-        request.negative,
-        request.embedding,
-        {"solver": request.solver, "spacing": request.spacing, "form": request.form},
-        {
-            "num_inference_steps": request.steps,
-            "guidance_scale": request.guidance,
-            "height": request.height,
-            "width": request.width,
-        },
-    )
+    check_folder_for_output(request.out)
+    painter = Painter(choice.load(), request)
     images: list[dict[str, Any]] = []
     started = time.perf_counter()
-    with shell.progress("painting", len(jobs)) as advance, torch.no_grad():
+    with shell.progress("painting", len(jobs) * request.steps) as update, torch.no_grad():
         for start in range(0, len(jobs), request.batch):
             part = jobs[start : start + request.batch]
-            made = painter.paint([job.prompt for job in part], [job.seed for job in part])
+
+            def on_step(done: int, start: int = start, size: int = len(part)) -> None:
+                update(start * request.steps + min(done, request.steps) * size)
+
+            made = painter.paint([job.prompt for job in part], [job.seed for job in part], on_step)
             flags = made.stats.safety or [False] * len(part)
             for job, picture, flagged in zip(part, made.pil(), flags, strict=True):
                 save_png(picture, job.file, _text(job, request, choice, made.stats.scheduler))
                 images.append({"file": job.file, "prompt": job.prompt, "seed": job.seed, "flagged": flagged})
-            advance(len(part))
     seconds = time.perf_counter() - started
     shell.emit({"command": "generate", "model": choice.name, "images": images, "seconds": seconds})
     for image in images:

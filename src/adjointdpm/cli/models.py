@@ -204,7 +204,7 @@ def _from_pretrained(model: str, dtype: torch.dtype, variant: str | None, is_loc
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(model, use_safetensors=True, torch_dtype=dtype, variant=variant)
+        return DiffusionPipeline.from_pretrained(model, use_safetensors=True, dtype=dtype, variant=variant)
     except (OSError, ValueError, RuntimeError) as error:  # the hub's own errors are OSErrors
         reason = " ".join(str(error).split())
         if is_local:

@@ -6,9 +6,10 @@ on the model (steps beyond its schedule, unknown words) is refused by the librar
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,20 @@ def seed_range(value: int) -> int:
     if not 0 <= value < 2**62:
         raise typer.BadParameter(f"{value} is not between 0 and 2^62")
     return value
+
+
+def key_values(pairs: list[str] | None) -> dict[str, Any] | None:
+    """`["angle=30", "mode=soft"]` as a dictionary; values are read as JSON where they are JSON, else as text."""
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found or None
 
 
 Model = Annotated[
@@ -83,6 +98,14 @@ Spacing = Annotated[
 ]
 Form = Annotated[
     str | None, typer.Option("--form", help="Form of the ODE: raw, exponential, angle.", rich_help_panel=ODE)
+]
+Gradient = Annotated[
+    str | None,
+    typer.Option(
+        "--gradient",
+        help="exact, full (plain backprop) or adjoint (needs --solver). [default: exact]",
+        rich_help_panel=ODE,
+    ),
 ]
 Height = Annotated[int | None, typer.Option("--height", min=1, help="Height in pixels; default: the model's own.")]
 Width = Annotated[int | None, typer.Option("--width", min=1, help="Width in pixels; default: the model's own.")]

@@ -7,57 +7,131 @@ registered with the tokenizer, and a prompt then uses the token by its name.
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adjointdpm.errors import InputWarning
+from adjointdpm.errors import InputWarning, InvalidInput
 
 if TYPE_CHECKING:
-    from adjointdpm.formats import PromptEmbedding
+    from torch import Tensor
 
-__all__ = ["Painter"]
+    from adjointdpm.formats import PromptEmbedding
+    from adjointdpm.pipelines import Generated
+
+__all__ = ["Painter", "Request", "load_noise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to paint; the fields are the command's options."""
+
+    prompts: tuple[str, ...]
+    negative: str | None
+    steps: int
+    guidance: float
+    count: int
+    seed: int
+    batch: int
+    embedding: Path | None
+    noise: Path | None
+    out: Path
+    force: bool
+    height: int | None
+    width: int | None
+    solver: str | None
+    spacing: str | None
+    form: str | None
 
 
 class Painter:
-    """A generator with fixed settings.
+    """A generator with the settings of a request.
 
     Args:
         pipe: diffusers pipeline, as `load_pipeline` returns it; a token's vectors are added to its text encoder.
-        negative: negative prompt of all images, or None.
-        embedding: file of a learnt embedding, or None.
-        road: solver, spacing and form; all None for the pipeline's own scheduler.
-        call: further arguments of every call (steps, guidance, size).
+        request: what to paint.
     """
 
-    def __init__(
-        self, pipe: Any, negative: str | None, embedding: Path | None, road: dict[str, str | None], call: dict[str, Any]
-    ) -> None:
+    def __init__(self, pipe: Any, request: Request) -> None:
         import adjointdpm as ad
 
-        self.negative, self.call = negative, {name: value for name, value in call.items() if value is not None}
+        road = {"solver": request.solver, "spacing": request.spacing, "form": request.form}
+        call = {
+            "num_inference_steps": request.steps,
+            "guidance_scale": request.guidance,
+            "height": request.height,
+            "width": request.width,
+        }
+        self.negative = request.negative
+        self.call = {name: value for name, value in call.items() if value is not None}
         self.rows: PromptEmbedding | None = None
         self.token: str | None = None
-        if embedding is not None:
-            self.rows, self.token = _load_embedding(pipe, embedding)
+        if request.embedding is not None:
+            self.rows, self.token = _load_embedding(pipe, request.embedding)
+        self.noise = (
+            None if request.noise is None else load_noise(request.noise, request.solver).to(pipe.device, pipe.dtype)
+        )
         self.generator = ad.differentiable(pipe, **{name: value for name, value in road.items() if value is not None})
+        self.watched = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
 
-    def paint(self, prompts: Sequence[str], seeds: Sequence[int]) -> Any:
-        """The `Generated` of a batch, image b of prompt b and seed b; call under `torch.no_grad()`."""
+    def paint(self, prompts: Sequence[str], seeds: Sequence[int], on_step: Callable[[int], None]) -> Generated:
+        """Images of a batch, image b of prompt b and seed b; call under `torch.no_grad()`.
+
+        `on_step` is called with the number of steps done, where the pipeline reports them.
+        """
+        from adjointdpm.pipelines.text import warn_of_losses
+
         texts = list(prompts)
         arguments: dict[str, Any] = {"seed": list(seeds), **self.call}
-        negative = None if self.negative is None else [self.negative] * len(texts)
-        if self.rows is None:
-            self._warn_without_token(texts)
-            return self.generator(texts, negative_prompt=negative, **arguments)
-        embeds = self.rows.apply(self.generator, texts)
-        return self.generator(prompt_embeds=embeds, negative_prompt=negative, **arguments)
+        if self.watched:
+            arguments["callback_on_step_end"] = _watching(on_step)
+        if self.noise is not None:
+            arguments["latents"] = self.noise.expand(len(texts), *self.noise.shape[1:])
+        if self.negative is not None:
+            arguments["negative_prompt"] = [self.negative] * len(texts)
+        if self.rows is not None:
+            warn_of_losses(self.generator.pipe, "prompt", texts)
+            return self.generator(prompt_embeds=self.rows.apply(self.generator, texts), **arguments)
+        self._warn_without_token(texts)
+        return self.generator(texts, **arguments)
 
     def _warn_without_token(self, prompts: Sequence[str]) -> None:
         for prompt in dict.fromkeys(prompts):
             if self.token is not None and self.token not in prompt:
                 warnings.warn(f"the prompt {prompt!r} does not use the token {self.token}", InputWarning, stacklevel=3)
+
+
+def _watching(on_step: Callable[[int], None]) -> Callable[[Any, int, Any, Any], dict[str, Any]]:
+    """A pipeline's callback that only counts."""
+
+    def callback(pipe: Any, step: int, time: Any, tensors: Any) -> dict[str, Any]:
+        on_step(step + 1)
+        return {}
+
+    return callback
+
+
+def load_noise(file: Path, solver: str | None) -> Tensor:
+    """The starting noise (1, C, h, w) that `invert-image` wrote; warns if it was found with another solver.
+
+    Raises `InvalidInput` for a file of another kind.
+    """
+    from adjointdpm.runs import load_tensors
+
+    tensors, made = load_tensors(file)
+    noise = tensors.get("latents")
+    if noise is None or noise.ndim != 4 or len(noise) != 1:
+        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(tensors.items())[:4]) or "nothing"
+        raise InvalidInput(f"{file} holds {found}; expected the tensor 'latents' of shape (1, C, h, w).")
+    if made.get("solver", solver) != solver:
+        belongs = " ".join(
+            f"--{name} {made[name]}" for name in ("solver", "spacing", "steps", "guidance") if name in made
+        )
+        warnings.warn(f"{file} was found with {belongs}: only with these does it give its image", InputWarning, 3)
+    return noise
 
 
 def _load_embedding(pipe: Any, file: Path) -> tuple[PromptEmbedding | None, str | None]:

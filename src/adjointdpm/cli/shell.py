@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 
-Advance = Callable[[int], None]
+
+class Update(Protocol):
+    """What a progress bar yields."""
+
+    def __call__(self, done: int, text: str = ...) -> None: ...
 
 
 class Shell:
@@ -67,19 +71,19 @@ class Shell:
             self._stdout.flush()
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Advance]:
-        """A bar of `total` units on stderr; the body calls the yielded function with the units just done."""
+    def progress(self, label: str, total: int) -> Iterator[Update]:
+        """A bar on stderr; the body calls the yielded function with the units done so far, and maybe a new label."""
         if not self._err.is_terminal:
             self.note(f"{label} …")
-            yield lambda _: None
+            yield lambda done, text=label: None
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
         text = TextColumn("{task.description}", markup=False)
-        columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._err, transient=True) as bar:
             task = bar.add_task(label, total=total)
-            yield lambda units: bar.advance(task, units)
+            yield lambda done, text=label: bar.update(task, completed=done, description=text)
 
 
 def _plain(value: Any) -> Any:
