@@ -69,7 +69,7 @@ def sample(
         cond, uncond: conditioning for the network: a tensor or a tree of dicts, lists and tuples of tensors, each
             with a leading batch dimension of B or 1.
         guidance: s of s eps(c) + (1 - s) eps(empty): a number or a tensor () or (B,); needs `uncond` unless it is 1.
-        steps, spacing, t_start, t_end, to_zero: the grid, see `schedules.make_grid`.
+        steps, spacing, t_start, t_end, to_zero: the grid, see `schedules.make_grid`; a time may require grad.
         solver: "euler" (= DDIM in the exponential form), "heun", "rk4", "ab1" ... "ab4", "dpmpp2m", or a `Solver`.
         form: "exponential" (eq. 11), "raw" (eq. 6) or "angle"; a solver for alpha = 0 at the start needs the last two.
         gradient: "exact" (constant memory), "full" (plain backprop), "adjoint" (the paper's), or an `Engine`.
@@ -145,7 +145,7 @@ def _solve(
     def on_step(n: int, t: Tensor, state: SolverState) -> None:
         finite.append(torch.isfinite(state.y.detach()).all())
         if callback is not None:
-            callback(n, float(t), ode.from_state(state.y.detach(), t))
+            callback(n, t.item(), ode.from_state(state.y, t).detach())
 
     spec = SolveSpec(model, ode, make_solver(solver), grid, x, on_step)
     engine.check(spec)
@@ -160,12 +160,12 @@ def _solve(
     if grid.to_zero:
         finite.append(torch.isfinite(out.detach()).all())
         if callback is not None:
-            callback(grid.steps, float(grid.t[-1]), out.detach())
+            callback(grid.steps, grid.t[-1].item(), out.detach())
     bad = torch.stack(finite).logical_not().nonzero()  # one synchronisation for all steps
     if len(bad):
         raise NonFinite(
             f"the sample is not finite after step {int(bad[0]) + 1} of {grid.steps} "
-            f"(t={float(grid.t[int(bad[0]) + 1]):g}): check the network's dtype and the prediction type"
+            f"(t={grid.t[int(bad[0]) + 1].item():g}): check the network's dtype and the prediction type"
         )
     return Sampled(out, spec.stats, grid)
 

@@ -110,7 +110,7 @@ def test_edm() -> None:
 @pytest.mark.parametrize("chosen", ["x_T", "cond", "guidance", "weights"])
 def test_one_at_a_time(chosen: str) -> None:
     problem = Problem()
-    everything = dict(zip("x_T cond uncond guidance".split(), problem.gradients("exact", steps=3)[:4], strict=False))
+    everything = dict(zip(["x_T", "cond", "uncond", "guidance"], problem.gradients("exact", steps=3)[:4], strict=False))
     for tensor in problem.wrt():
         tensor.requires_grad_(False)
     target = {"x_T": problem.x, "cond": problem.cond, "guidance": problem.guidance, "weights": problem.net.means}[
@@ -123,6 +123,38 @@ def test_one_at_a_time(chosen: str) -> None:
     if expected is None:
         (expected,) = torch.autograd.grad(metric(problem.solve("full", steps=3).x0), target)
     assert relative_error(alone, expected) == 0
+
+
+TIMES = [("uniform", "rk4", "raw"), ("logsnr", "ab3", "exponential"), ("karras", "dpmpp2m", "exponential")]
+
+
+@pytest.mark.parametrize(("spacing", "solver", "form"), [*TIMES, ("quadratic", "heun", "angle")])
+def test_times_carry_gradients(spacing: Any, solver: str, form: Any) -> None:
+    """The grid, the clock's inverse and the Adams weights are tensors all the way: d/dt_end is that of the sampler."""
+    schedule = VPDiscrete(torch.cumprod(1 - torch.linspace(1e-3, 0.3, 20, dtype=torch.float64), 0))
+    model = Denoiser(GaussianMixture(schedule), schedule)
+
+    def loss(t_end: Tensor, engine: str = "full") -> Tensor:
+        options: dict[str, Any] = {"steps": 4, "spacing": spacing, "solver": solver, "form": form}
+        return metric(sample(model, noise(), t_end=t_end, gradient=engine, **options).x0)
+
+    t_end = torch.tensor(0.37, dtype=torch.float64, requires_grad=True)
+    exact, full = (torch.autograd.grad(loss(t_end, engine), t_end)[0] for engine in ("exact", "full"))
+    assert relative_error(exact, full) < 1e-12
+    step = 1e-6
+    with torch.no_grad():
+        slope = (loss(t_end + step) - loss(t_end - step)) / (2 * step)
+    assert float(exact) == pytest.approx(float(slope), rel=1e-6)
+
+
+def test_weights_that_are_not_used_get_no_gradient() -> None:
+    used, unused = nn.Linear(2, 2).double(), nn.Linear(2, 2).double()
+    model = Denoiser(lambda x, t, c: used(x), VP, modules=(unused,))
+    for engine in ("exact", "full"):
+        loss = metric(sample(model, noise(), steps=2, gradient=engine).x0)
+        grads = torch.autograd.grad(loss, (used.weight, unused.weight), allow_unused=True)
+        assert grads[0] is not None
+        assert grads[1] is None
 
 
 def test_nothing_requires_grad() -> None:

@@ -4,6 +4,7 @@ import functools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -124,7 +125,7 @@ def guided(net: nn.Module, guidance: Any, *, branches: Any = "batched", cond: An
 
 
 @pytest.mark.parametrize("branches", ["batched", "sequential"])
-@pytest.mark.parametrize("guidance", [0.0, 5.0, torch.tensor(5.0), torch.tensor([2.0, 7.0])])
+@pytest.mark.parametrize("guidance", [0.0, np.float32(5.0), torch.tensor(5.0), torch.tensor([2.0, 7.0])])
 def test_guidance_is_the_papers(branches: str, guidance: Any) -> None:
     spy = Spy(torch.float64)
     cond, uncond = torch.full((2, 1), 3.0), torch.full((1, 1), -1.0)
@@ -184,6 +185,12 @@ def test_conditioning_trees() -> None:
 def test_bad_guidance(guidance: Any, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         guided(Spy(), guidance, uncond=torch.zeros(2, 1))
+
+
+def test_conditioning_of_another_batch() -> None:
+    for cond in (torch.ones(3, 1), {"text": [torch.ones(2, 1), torch.ones(4, 1)]}):
+        with pytest.raises(InvalidInput, match="conditioning tensor"):
+            guided(Spy(), 1.0, cond=cond)
 
 
 def test_guidance_without_uncond() -> None:

@@ -23,7 +23,7 @@ X_0, EPS = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator()
 
 
 def line_model(schedule: Schedule) -> object:
-    """A model whose x_0-hat and eps-hat are the constants X_0 and EPS, so x(t) = alpha X_0 + sigma EPS solves the ODE."""
+    """A model whose x_0-hat and eps-hat are the constants X_0 and EPS, so alpha X_0 + sigma EPS solves the ODE."""
 
     def model(x: Tensor, t: Tensor) -> Prediction:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)

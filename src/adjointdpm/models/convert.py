@@ -41,18 +41,18 @@ def coefficients(
             sigma = 0.
     """
     if kind == "eps":
-        if float(p) == 0:
+        if bool(p == 0):
             return q, 0.0
-        if float(alpha) == 0:
+        if bool(alpha == 0):
             raise InvalidInput(
                 "an eps network says nothing about x_0 at alpha = 0, so no form of the ODE can start there: use a "
                 "smaller t_start (prediction v, x0 and flow can start at alpha = 0 with form='angle')"
             )
         return q - p * sigma / alpha, p / alpha
     if kind == "x0":
-        if float(q) == 0:
+        if bool(q == 0):
             return p, 0.0
-        if float(sigma) == 0:
+        if bool(sigma == 0):
             raise InvalidInput(
                 "an x0 network says nothing about eps at sigma = 0: end at t_end > 0 (prediction eps and v work there)"
             )

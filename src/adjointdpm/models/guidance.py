@@ -2,12 +2,15 @@
 
 For every prediction type eps-hat = a raw + b x with a and b the same for both branches, so the sum is taken on the raw
 outputs: nothing is divided by alpha or sigma, and the result is again a raw output.  At s = 1 exactly (a number, not a
-tensor) the unconditional branch is not evaluated.
+tensor) the unconditional branch is not evaluated.  Below 1 the sum is what it says, down to s = 0, which is the
+unconditional sample; diffusers' Stable Diffusion pipelines take s <= 1 to mean the conditional branch alone.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -46,7 +49,8 @@ class GuidedDenoiser:
         x: (B, ...) the state at which sampling starts: gives batch, device and dtype.
 
     Raises:
-        InvalidInput: guidance is not finite or of another length than the batch; guidance other than 1 without uncond.
+        InvalidInput: guidance or a conditioning tensor is of another length than the batch; guidance is not finite, or
+            other than 1 without uncond.
         UnreachedGradient: guidance or a tensor of uncond requires grad but is not part of the computation.
     """
 
@@ -96,7 +100,7 @@ class GuidedDenoiser:
     def _check_guidance(guidance: Tensor | float, x: Tensor) -> Tensor | float:
         """Guidance that broadcasts over x: a float, or a tensor (B, 1, ...) in the dtype of x."""
         if not isinstance(guidance, Tensor):
-            if isinstance(guidance, bool) or not isinstance(guidance, int | float) or guidance - guidance != 0:
+            if isinstance(guidance, bool) or not isinstance(guidance, Real) or not math.isfinite(guidance):
                 raise InvalidInput(f"guidance must be a finite number or a tensor, got {guidance!r}")
             return float(guidance)
         if guidance.ndim > 1 or (guidance.ndim == 1 and len(guidance) != len(x)):
@@ -111,11 +115,16 @@ class GuidedDenoiser:
 
 
 def _expand(tree: Any, batch: int) -> Any:
-    """`tree` with every tensor of leading dimension 1 expanded to the batch."""
+    """`tree` with every tensor of leading dimension 1 expanded to the batch; InvalidInput for one of another length."""
 
     def leaf(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim and len(value) == 1 and batch > 1:
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == batch:
+            return value
+        if len(value) == 1:
             return value.expand(batch, *value.shape[1:])
-        return value
+        raise InvalidInput(
+            f"a conditioning tensor has shape {tuple(value.shape)}, but its first dimension must be 1 or the batch of "
+            f"x, {batch}; what all samples share belongs into the network"
+        )
 
     return tree_map(leaf, tree)

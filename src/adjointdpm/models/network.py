@@ -19,6 +19,8 @@ from adjointdpm.models.tree import tree_map, tree_zip
 
 __all__ = ["NetworkCall", "refuse_noisy_modules"]
 
+LARGE = 256  # a container of more items holds data, not the parts of a network
+
 
 class NetworkCall(nn.Module):
     """`net(x, t, cond) -> Tensor` as a module whose parameters are all those that the call can reach.
@@ -75,40 +77,42 @@ def _cat_leaf(first: Any, second: Any) -> Any:
     )
 
 
-def reached_by(net: Any, depth: int = 3) -> Iterator[nn.Module | Tensor]:
-    """Modules and tensors requiring grad that a callable reaches: itself, its closure, globals, `self`, attributes."""
+def reached_by(net: Any, depth: int = 4) -> Iterator[nn.Module | Tensor]:
+    """Modules, and tensors requiring grad, that a callable reaches in `depth` links.
+
+    A link is: the function or arguments of a partial, the object of a bound method, a variable of a function's closure
+    or a global it names, an item of a small container, an attribute of an object.
+    """
     seen: set[int] = set()
 
     def walk(item: Any, depth: int) -> Iterator[nn.Module | Tensor]:
-        if id(item) in seen or depth < 0:
+        if id(item) in seen:
             return
         seen.add(id(item))
-        if isinstance(item, nn.Module):
+        if isinstance(item, nn.Module) or (isinstance(item, Tensor) and item.requires_grad):
             yield item
-            return
-        if isinstance(item, Tensor):
-            if item.requires_grad:
-                yield item
-            return
-        inner: list[Any] = []
-        if isinstance(item, functools.partial):
-            inner = [item.func, *item.args, *item.keywords.values()]
-        elif inspect.ismethod(item):
-            inner = [item.__self__, item.__func__]
-        elif inspect.isfunction(item):
-            variables = inspect.getclosurevars(item)
-            inner = [*variables.nonlocals.values(), *variables.globals.values(), *(item.__defaults__ or ())]
-        elif isinstance(item, list | tuple):
-            inner = list(item)
-        elif isinstance(item, dict):
-            inner = list(item.values())
-        elif callable(item) or depth < 3:
-            inner = list(getattr(item, "__dict__", {}).values()) if not inspect.isclass(item) else []
-            inner = inner if not inspect.ismodule(item) else []
-        for value in inner:
-            yield from walk(value, depth - 1)
+        elif depth > 0 and not isinstance(item, Tensor):
+            for value in _links(item):
+                yield from walk(value, depth - 1)
 
     yield from walk(net, depth)
+
+
+def _links(item: Any) -> list[Any]:
+    """What an object refers to, as far as a network could use it."""
+    if isinstance(item, functools.partial):
+        return [item.func, *item.args, *item.keywords.values()]
+    if inspect.ismethod(item):
+        return [item.__self__, item.__func__]
+    if inspect.isfunction(item):
+        variables = inspect.getclosurevars(item)
+        return [*variables.nonlocals.values(), *variables.globals.values(), *(item.__defaults__ or ())]
+    if isinstance(item, dict | list | tuple):
+        items = list(item.values() if isinstance(item, dict) else item)
+        return items if len(items) <= LARGE else []
+    if inspect.ismodule(item) or inspect.isclass(item):
+        return []
+    return list(getattr(item, "__dict__", {}).values())
 
 
 def refuse_noisy_modules(module: nn.Module) -> None:

@@ -38,7 +38,7 @@ class Prediction:
         """
         a, b = coefficients(self.kind, p, q, self.alpha, self.sigma, self.rates)
         # The raw output stays in the sum at a = 0, so that a gradient of zero is still a gradient.
-        return a * self.raw if float(b) == 0 else a * self.raw + b * self.x
+        return a * self.raw if bool(b == 0) else a * self.raw + b * self.x
 
     @property
     def eps(self) -> Tensor:

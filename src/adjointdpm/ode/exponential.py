@@ -39,8 +39,8 @@ class ExponentialODE(ODE):
         return 0.0, 1.0
 
     def check(self, grid: Grid) -> None:
-        if float(grid.alpha.min()) == 0:
-            t = float(grid.t[grid.alpha.argmin()])
+        if bool(grid.alpha.min() == 0):
+            t = grid.t[grid.alpha.argmin()].item()
             raise InvalidInput(
                 f'form="exponential" divides by alpha, which is 0 at t={t:g}: use form="angle" with spacing="uniform" '
                 "(a v, x0 or flow network), or start at a smaller t_start"

@@ -45,6 +45,8 @@ class VPDiscrete(VariancePreserving):
     t_end: float = field(default=0.0, init=False)
     t_start: float = field(default=math.nan, init=False)
     _log_alpha: Tensor = field(init=False, repr=False)  # (T+1,) at t = -1 ... T-1
+    _zero_terminal: bool = field(init=False, repr=False)  # alpha = 0 at T-1
+    _last_angle: float = field(init=False, repr=False)  # atan2(sigma, alpha) at T-2
 
     def __post_init__(self) -> None:
         values = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64).detach().cpu()
@@ -56,6 +58,8 @@ class VPDiscrete(VariancePreserving):
         object.__setattr__(self, "alphas_cumprod", values)
         object.__setattr__(self, "t_start", float(len(values) - 1))
         object.__setattr__(self, "_log_alpha", 0.5 * extended.log())
+        object.__setattr__(self, "_zero_terminal", float(values[-1]) == 0)
+        object.__setattr__(self, "_last_angle", math.acos(math.sqrt(float(values[-2]))))
 
     @property
     def train_steps(self) -> int:
@@ -101,15 +105,6 @@ class VPDiscrete(VariancePreserving):
     def _interval(self, left_time: Tensor) -> Tensor:
         """Index of the interval [left_time, left_time + 1] in the table that starts at t = -1."""
         return (left_time + 1).long().clamp(0, self.train_steps - 1)
-
-    @property
-    def _zero_terminal(self) -> bool:
-        return bool(torch.isinf(self._log_alpha[-1]))
-
-    @property
-    def _last_angle(self) -> float:
-        """atan2(sigma, alpha) at the last step with alpha > 0."""
-        return math.acos(math.exp(float(self._log_alpha[-2])))
 
 
 def _log_cos(phi: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ steps + 1 nodes do.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -47,7 +46,7 @@ class Grid:
     @property
     def to_zero(self) -> bool:
         """Whether the last node is sigma = 0: no network is evaluated there, the last step lands on x_0-hat."""
-        return float(self.sigma[-1]) == 0.0
+        return bool(self.sigma[-1] == 0)
 
     @property
     def ode_steps(self) -> int:
@@ -123,10 +122,10 @@ def _check_times(
     last = as_time(schedule.t_end if t_end is None else t_end)
     if first.ndim or last.ndim:
         raise InvalidInput("t_start and t_end are single times, not tensors with a shape")
-    if not schedule.t_zero < float(last) < float(first) <= schedule.t_start:
+    if not schedule.t_zero < last.item() < first.item() <= schedule.t_start:
         raise InvalidInput(
             f"times must satisfy {schedule.t_zero} < t_end < t_start <= {schedule.t_start} for "
-            f"{type(schedule).__name__}, got t_start={float(first)}, t_end={float(last)}"
+            f"{type(schedule).__name__}, got t_start={first.item()}, t_end={last.item()}"
         )
     return first, last
 
@@ -141,10 +140,10 @@ def _spaced(schedule: Schedule, count: int, spacing: str, first: Tensor, last: T
         t = schedule.t_zero + (high + u * (low - high)) ** 2
     else:
         high, low = schedule.log_snr(first), schedule.log_snr(last)
-        if math.isinf(float(high)):
+        if bool(torch.isinf(high)):
             raise InvalidInput(
                 f"spacing={spacing!r} needs alpha > 0 at the start, but {type(schedule).__name__} has alpha = 0 at "
-                f't={float(first)}: use spacing="uniform" with form="angle", or a smaller t_start'
+                f't={first.item()}: use spacing="uniform" with form="angle", or a smaller t_start'
             )
         if spacing == "logsnr":
             lam = high + u * (low - high)

@@ -8,8 +8,9 @@ ab4 to about 2), `rk4` takes Runge-Kutta steps until there are enough fields (th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from adjointdpm.solvers.base import Solver, SolverState
 from adjointdpm.solvers.tableau import RK4
 
 __all__ = ["AdamsBashforth", "adams_weights"]
+
+Number = Any  # float, or 0-dim Tensor
 
 
 @dataclass(frozen=True)
@@ -63,27 +66,31 @@ class AdamsBashforth(Solver):
 
     def weights(self, ode: ODE, n: int, grid: Grid) -> Tensor:
         """Weights of field_n, field_{n-1}, ... in step n: float64 of shape (min(n + 1, k),)."""
-        used = min(n + 1, self.order)
-        u = ode.clock(grid.t[n + 1 - used : n + 2])
-        return adams_weights(u[:-1].flip(0), u[-1])
+        u = ode.clock(grid.t[max(n + 1 - self.order, 0) : n + 2])
+        if u.requires_grad:
+            *nodes, end = u.unbind()
+            return torch.stack(adams_weights(nodes[::-1], end))
+        *nodes, end = u.tolist()  # floats: tensors of one element cost a hundred times as much here
+        return torch.tensor(adams_weights(nodes[::-1], end), dtype=torch.float64)
 
     def nfe(self, grid: Grid) -> int:
         return super().nfe(grid) + 3 * sum(self.starting(n) for n in range(grid.ode_steps))
 
 
-def adams_weights(nodes: Tensor, end: Tensor) -> Tensor:
-    """w_j = integral from nodes[0] to `end` of the Lagrange basis polynomial of nodes[j]; float64 (k,).
+def adams_weights(nodes: Sequence[Number], end: Number) -> list[Number]:
+    """w_j = integral from nodes[0] to `end` of the Lagrange basis polynomial of nodes[j], one weight per node.
 
-    With v = u - nodes[0] the factors are (v + d_i)/(d_i - d_j), d_i = nodes[0] - nodes[i].  On a monotone grid all d_i
-    have the sign of the step, so the polynomial is expanded and integrated without cancellation.
+    Numbers are floats, or 0-dim float64 tensors where the clock carries a gradient.  With v = u - nodes[0] the factors
+    are (v + d_i)/(d_i - d_j), d_i = nodes[0] - nodes[i].  On a monotone grid all d_i have the sign of the step, so the
+    polynomial is expanded and integrated without cancellation.
     """
-    h, d = end - nodes[0], nodes[0] - nodes
+    h, d = end - nodes[0], [nodes[0] - u for u in nodes]
     weights = []
-    for j in range(len(nodes)):
-        poly = [torch.ones_like(h)]  # ascending powers of v
-        for i in range(len(nodes)):
+    for j in range(len(d)):
+        poly: list[Number] = [1.0]  # coefficients of 1, v, v^2, ...
+        for i in range(len(d)):
             if i != j:
-                shifted, scaled = [torch.zeros_like(h), *poly], [*(c * d[i] for c in poly), torch.zeros_like(h)]
-                poly = [(a + b) / (d[i] - d[j]) for a, b in zip(shifted, scaled, strict=True)]
-        weights.append(sum((c * h ** (m + 1) / (m + 1) for m, c in enumerate(poly)), torch.zeros_like(h)))
-    return torch.stack(weights)
+                raised, scaled = [0.0, *poly], [*(c * d[i] for c in poly), 0.0]
+                poly = [(a + b) / (d[i] - d[j]) for a, b in zip(raised, scaled, strict=True)]
+        weights.append(sum(c * h ** (m + 1) / (m + 1) for m, c in enumerate(poly)))
+    return weights
