@@ -97,6 +97,14 @@ def ddim(**more: Any) -> Any:
     return d.DDIMScheduler(**{"num_train_timesteps": 100, "steps_offset": 1, "clip_sample": False, **more})
 
 
+def ancestral() -> Any:
+    return d.EulerAncestralDiscreteScheduler(num_train_timesteps=100)
+
+
+def multistep() -> Any:
+    return d.DPMSolverMultistepScheduler(num_train_timesteps=100)
+
+
 def stable_diffusion(scheduler: Any = None, seed: int = 0, **more: Any) -> Any:
     torch.manual_seed(seed)
     parts = {

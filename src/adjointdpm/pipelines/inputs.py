@@ -76,6 +76,11 @@ def check_call(pipe: Any, function: Any, arguments: dict[str, Any], any_guidance
     chosen = {
         name: value for name, value in arguments.items() if value is not None or _default(parameters, name) is not None
     }
+    negative = chosen.get("negative_prompt")
+    if negative is not None:  # a pipeline wants it in the prompt's own type and number
+        texts = as_prompts("negative_prompt", negative)
+        rows = 1 if isinstance(chosen.get("prompt"), str) else batch // int(given.get("num_images_per_prompt", 1))
+        chosen["negative_prompt"] = texts[0] if isinstance(chosen.get("prompt"), str) else texts * (rows // len(texts))
     if "batch_size" in parameters and "prompt" not in parameters:
         chosen["batch_size"] = batch
     return Call(chosen, parameters, batch, steps, guided)

@@ -73,9 +73,7 @@ class OdeRoad:
         self.engine = make_engine(gradient)
         self.options = {k: v for k, v in (("spacing", spacing), ("form", form)) if v is not None}
         self.schedule, self.prediction = from_scheduler_config(pipe.scheduler.config)
-        if (
-            float(self.schedule.alpha(self.schedule.t_start)) == 0
-        ):  # flow, zero terminal SNR: ρ and log-SNR are infinite
+        if float(self.schedule.alpha(self.schedule.t_start)) == 0:  # flow or zero terminal SNR: ρ is infinite
             self.options = {"spacing": "uniform", "form": "angle", **self.options}
         self.name = str(getattr(self.solver, "name", solver))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from adjointdpm.numerics import LiveTensorMeter
 from adjointdpm.pipelines.pictures import safe_pictures
 
 __all__ = ["Generated", "Inverted", "Stats"]
@@ -27,8 +29,8 @@ class Stats:
         seconds: of the forward, text encoder and decoding included.
         safety: the safety checker's verdict for each image; None where the pipeline has no checker.
         seeds: the seed of each image; None where none was given.
-        peak_bytes: most bytes of tensors alive at once (CUDA: always, backward included; CPU: the forward, with
-            `measure=True`).
+        peak_bytes: most bytes of tensors alive at once (CUDA: always; CPU: with `measure=True`), backward
+            included once it has run.
         rss_bytes: resident memory of the process after the call.
         backward_seconds: time in backward so far.
     """
@@ -81,6 +83,24 @@ class Stats:
 
         for tensor in {id(t): t for t in tensors if t.requires_grad}.values():
             tensor.register_hook(start)  # type: ignore[no-untyped-call]
+
+    def measure_backward(self, meter: LiveTensorMeter, nodes: Iterable[Any]) -> None:
+        """Let `meter` watch the work of these nodes of the graph, each time one runs.
+
+        A dispatch mode entered by a hook is in force until that node has run, not longer, so each node enters its own.
+        """
+
+        def enter(grads: Any) -> None:
+            meter.__enter__()  # type: ignore[no-untyped-call]
+
+        def leave(grads_in: Any, grads_out: Any) -> None:
+            meter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self.peak_bytes = max(self.peak_bytes or 0, meter.peak_bytes)
+
+        for node in nodes:
+            if not hasattr(node, "variable"):  # the user's own leaves keep no hook of ours
+                node.register_prehook(enter)
+                node.register_hook(leave)
 
 
 @dataclass
