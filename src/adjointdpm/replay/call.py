@@ -122,8 +122,9 @@ class Call:
         task = graph_task()
         assert self.mark is not None
         graph, self.graph = self.graph, None
-        if self.watch is not None:
-            self.watch.check(self.mark, self.probe, self.name, task)
+        self.watch.check(self.mark, self.probe, self.name, task)
+        if graph is not None and not self.mark.untouched():  # equal values written anew: PyTorch would refuse the graph
+            graph = None
         outputs, leaves = graph if graph is not None else self.run_again(tensors)
         if len(outputs) != len(cotangents):
             raise AdjointDPMError(

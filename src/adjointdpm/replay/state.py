@@ -58,7 +58,9 @@ class Snapshot:
         Without it tensors are held without graphs: a feature that a module stored in one call would otherwise keep
         that call's graph alive in the snapshots of all later ones."""
         self.root = root
-        self.modules = list(dict.fromkeys([*root.modules(), *(beside.modules if beside else ())]))
+        self.modules: list[torch.nn.Module] = list(
+            dict.fromkeys([*root.modules(), *(beside.modules if beside else ())])
+        )
         self._spaces: list[tuple[_Space, _Space]] = []  # (the attributes as they are now, a shallow copy of then)
         self._filled: list[tuple[Any, Any]] = []  # (container, copy of its content then)
         self._empty: list[Any] = []  # containers that were empty then
@@ -66,10 +68,10 @@ class Snapshot:
         self._copied: set[int] = set()
         self._with_graphs = beside is not None
         objects: dict[int, Any] = dict(beside._objects) if beside else {}
+        self._objects: dict[int, Any] = objects
         for module in self.modules:
             self._add(vars(module), objects)
-        self._objects = objects
-        for thing in objects.values():
+        for thing in list(objects.values()):
             self._add(vars(thing), {})
 
     def _add(self, space: _Space, objects: dict[int, Any]) -> None:

@@ -1,0 +1,216 @@
+"""Weights that change between a call and its backward raise; weights that only moved do not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import adjointdpm as ad
+from adjointdpm.errors import WeightsChanged
+from tests.support.replay_nets import Field, compare, euler, gradients, same, state
+
+
+def step(net: nn.Module) -> None:
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    torch.optim.SGD(net.parameters(), lr=1e-3).step()
+
+
+def in_place(net: Any) -> None:
+    with torch.no_grad():
+        net.down.weight[3, 5] += 1e-6
+
+
+def data(net: Any) -> None:
+    net.down.weight.data.mul_(1.0001)
+
+
+def one_element(net: Any) -> None:
+    net.mix.weight.data[2, 1] = 0.123
+
+
+def sign(net: Any) -> None:
+    net.up.weight.data.neg_()
+
+
+def ema(net: Any) -> None:
+    for p in net.parameters():
+        p.data.copy_(0.999 * p.data)
+
+
+def new_data(net: Any) -> None:
+    net.up.weight.data = net.up.weight.data * 1.01
+
+
+def buffer(net: Any) -> None:
+    net.offset.data.add_(1e-3)
+
+
+def narrower(net: Any) -> None:
+    net.half()
+
+
+CHANGES: dict[str, tuple[Callable[[Any], None], str]] = {
+    "optimizer step": (step, "up.weight"),
+    "load_state_dict": (lambda net: net.load_state_dict(Shifted(5).state_dict()), "up.weight"),
+    "in place": (in_place, "down.weight"),
+    "data": (data, "down.weight"),
+    "one element of data": (one_element, "mix.weight"),
+    "sign of data": (sign, "up.weight"),
+    "EMA swap": (ema, "up.weight"),
+    "other data": (new_data, "up.weight"),
+    "buffer": (buffer, "offset"),
+    "conversion that loses digits": (narrower, "up.weight"),
+}
+
+
+class Shifted(Field):
+    def __init__(self, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        super().__init__()
+        self.register_buffer("offset", torch.zeros(8))
+
+    def forward(self, x: Tensor, t: float | Tensor = 0.0, c: Tensor | None = None) -> Tensor:
+        return super().forward(x + self.offset, t, c)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_after_the_forward_raises_and_is_named(name: str, steps: int, frozen: bool) -> None:
+    change, weight = CHANGES[name]
+    net, z = Shifted().requires_grad_(not frozen), state()
+    with ad.replay(net):
+        loss = euler(net, z, steps=steps).sum()
+    change(net)
+    with pytest.raises(WeightsChanged, match=weight) as caught:
+        loss.backward()
+    assert "Call backward before the weights are changed" in str(caught.value)
+    assert z.grad is None
+
+
+@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"conversion that loses digits"}))
+def test_a_change_within_the_loop_raises(name: str) -> None:
+    net, z = Shifted().requires_grad_(False), state()
+    with ad.replay(net):
+        x = euler(net, z, steps=2)
+        CHANGES[name][0](net)
+        loss = euler(net, x, steps=2).sum()
+    with pytest.raises(WeightsChanged):
+        loss.backward()
+
+
+def test_a_change_between_two_backwards_of_the_same_graph_raises() -> None:
+    net, z = Shifted(), state()
+    with ad.replay(net):
+        loss = euler(net, z).sum()
+    loss.backward(retain_graph=True)
+    data(net)
+    with pytest.raises(WeightsChanged):
+        loss.backward()
+
+
+def test_weights_swapped_for_some_calls_and_back_by_data_raise() -> None:
+    """An EMA that is active for two calls only and bumps no counter: the weights are right again at backward."""
+    net, z = Shifted().requires_grad_(False), state()
+    stored = [p.detach().clone() for p in net.parameters()]
+    with ad.replay(net):
+        x = euler(net, z, steps=2)
+        ema(net)
+        x = euler(net, x, steps=2)
+        for p, s in zip(net.parameters(), stored, strict=True):
+            p.data.copy_(s)
+        loss = euler(net, x, steps=2).sum()
+    with pytest.raises(WeightsChanged):
+        loss.backward()
+
+
+def test_a_merged_lora_raises() -> None:
+    peft = pytest.importorskip("peft")
+    net = peft.get_peft_model(Field(), peft.LoraConfig(r=2, target_modules=["up"], init_lora_weights=False))
+    z = state()
+    with ad.replay(net):
+        loss = euler(net, z).sum()
+    net.merge_adapter()
+    with pytest.raises(WeightsChanged, match=r"up\.base_layer\.weight"):
+        loss.backward()
+
+
+def test_a_lora_merged_for_some_calls_raises() -> None:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    net = peft.get_peft_model(Field(), peft.LoraConfig(r=2, target_modules=["up"], init_lora_weights=False))
+    z = state()
+    with ad.replay(net):
+        x = euler(net, z, steps=2)
+        net.merge_adapter()
+        loss = euler(net, x, steps=2).sum()
+        net.unmerge_adapter()
+    with pytest.raises(WeightsChanged):
+        loss.backward()
+
+
+def rewrite(net: nn.Module) -> None:
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(p.clone())
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda net: net.double().float(),  # up and back
+        lambda net: [setattr(p, "data", p.data.clone()) for p in net.parameters()],  # to other memory
+        rewrite,  # equal values, counters moved
+    ],
+)
+@pytest.mark.parametrize("keep", ["last", "none"])
+def test_weights_that_only_moved_are_no_false_alarm(move: Any, keep: str) -> None:
+    net, z = Shifted().requires_grad_(False), state()
+    want = gradients(euler(net, z).sum(), [z])
+    with ad.replay(net, keep=keep):
+        value = euler(net, z).sum()
+    move(net)
+    assert same(gradients(value, [z]), want)
+
+
+def test_new_parameter_objects_leave_the_old_ones_to_the_replay() -> None:
+    net, z = Shifted(), state()
+    old = [z, *net.parameters()]
+    want = gradients(euler(net, z).sum(), old)
+    with ad.replay(net):
+        value = euler(net, z).sum()
+    net.load_state_dict(Shifted(5).state_dict(), assign=True)
+    new = [id(p) for p in net.parameters()]
+    assert same(gradients(value, old), want)
+    assert [id(p) for p in net.parameters()] == new
+
+
+def test_a_weight_frozen_or_trained_within_the_loop() -> None:
+    net, z = Field(), state()
+
+    def loss() -> Tensor:
+        net.requires_grad_(False)
+        x = euler(net, z, steps=2)
+        net.requires_grad_(True)
+        return euler(net, x, steps=2).sum()
+
+    compare(loss, [z, *net.parameters()], net, keep="none")
+
+
+def test_online_training_inside_the_block() -> None:
+    """Forward, backward, step, again: each result is done with before the weights change."""
+    z = state()
+
+    def train(net: nn.Module, replayed: bool) -> list[Tensor]:
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+        with ad.replay(net) if replayed else torch.enable_grad():
+            for _ in range(3):
+                optimizer.zero_grad()
+                euler(net, z.detach()).square().sum().backward()
+                optimizer.step()
+        return [p.detach() for p in net.parameters()]
+
+    assert same(train(Shifted(), True), train(Shifted(), False))
