@@ -60,10 +60,10 @@ def applicable(form: str, name: str) -> bool:
 NAMES = list(OF_FULL_ORDER)
 #: Every schedule in every form, spacings and solvers in turn (every solver meets the guided mixture below).
 SAMPLE = [
-    (schedule, form, SPACINGS[(i + j) % 2], name)
+    (schedule, form, SPACINGS[(i + j) % 2], name if applicable(form, name) else "ab4")
     for i, schedule in enumerate(SCHEDULES)
     for j, form in enumerate(FORMS)
-    if applicable(form, name := NAMES[(2 * j + 3 * i + (j == 0)) % len(NAMES)])
+    for name in [NAMES[(2 * j + 3 * i + (j == 0)) % len(NAMES)]]
 ]
 PRODUCT = [c for c in itertools.product(SCHEDULES, FORMS, SPACINGS, OF_FULL_ORDER) if applicable(c[1], c[3])]
 
