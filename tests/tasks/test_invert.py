@@ -1,5 +1,6 @@
 """Inversion end to end on a small random pipeline."""
 
+import html
 import json
 import re
 import signal
@@ -57,14 +58,26 @@ def test_it_learns_reports_and_leaves_the_pipeline_alone(gen, tmp_path):
     record = json.loads((result.folder / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["results"]["gap_closed_seen"] == result.seen_gap_closed > 0
-    html = result.report_path.read_text()
-    assert "“sepia” as a text embedding" in html
-    assert html.count('class="pixels"') == 3 * 2 + 3 * 1
-    assert "prompt_embeds=rows" in html
+    page = result.report_path.read_text()
+    assert "“sepia” as a text embedding" in page
+    assert page.count('class="pixels"') == 3 * 2 + 3 * 1
+    assert "prompt_embeds=text" in page
     for name in ("seen.png", "unseen.png"):
         with Image.open(result.folder / name) as sheet:
             assert sheet.width > 100
     assert [row["step"] for row in read_jsonl(result.folder / "log.jsonl")] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("changes", [{}, {"variant": "fill"}, {"space": "token", "token": "<u>"}])
+def test_the_lines_in_the_report_work_in_plain_diffusers(gen, tmp_path, changes):
+    from adjointdpm.tasks.inversion.outcome import usage
+
+    result = invert(settings(tmp_path, epochs=1, **changes), gen)
+    lines = usage(result.embedding, result.embedding_path, 2, 3.0)
+    assert all(line in html.unescape(result.report_path.read_text()) for line in lines.splitlines())
+    space = {"pipe": tiny_pipeline()}
+    exec(lines, space)
+    assert space["image"].size == (16, 16)
 
 
 def test_exact_gradients_and_plain_backpropagation_learn_the_same_bits(gen, tmp_path):

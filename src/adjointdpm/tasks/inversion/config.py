@@ -37,30 +37,40 @@ class InvertConfig(BaseModel):
 
     out: Path = Field(description="Folder of the run; an interrupted run in it is resumed.")
     prompts: tuple[str, ...] = Field(min_length=1, description="Base prompts.")
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="Seeds of the starting noises.")
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, description="Seeds of the starting noises.")
     negative_prompt: str = ""
-    effect: str | None = Field(None, description="Built-in effect, or module:function on images (B, 3, H, W).")
+    effect: str | None = Field(default=None, description="Built-in effect, or module:function on images (B, 3, H, W).")
     effect_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the effect.")
-    target_images: tuple[Path, ...] = Field((), description="Edited images, one for each pair.")
-    target_words: str | None = Field(None, description="Effect or style words that the model knows.")
-    space: Literal["prompt", "token"] = Field("prompt", description="Rows after the text encoder, or a new token.")
-    variant: Literal["tail", "fill"] = Field("tail", description="Last rows, or all that the prompt leaves (A.1).")
-    rows: int | None = Field(None, ge=1, description="Learnt rows; 8 at the tail, all remaining ones with fill.")
-    token: str = Field("<effect>", min_length=1, description="Name of the new token (token space).")
-    vectors: int = Field(1, ge=1, le=75, description="Vectors of the new token (token space).")
-    init_word: str | None = Field(None, description="Word whose embedding the token starts from (token space).")
-    steps: int = Field(10, ge=1, description="Sampling steps.")
-    guidance_scale: float = Field(3.0, allow_inf_nan=False)
-    loss: str = Field("mse", description="mse, perceptual, efficientnet, lpips, or module:function.")
-    epochs: int = Field(50, ge=1, description="AdamW steps, each over all pairs.")
-    lr: Positive | None = Field(None, description="Learning rate; 0.1 in prompt space, 0.02 in token space.")
+    target_images: tuple[Path, ...] = Field(default=(), description="Edited images, one for each pair.")
+    target_words: str | None = Field(default=None, description="Effect or style words that the model knows.")
+    space: Literal["prompt", "token"] = Field(
+        default="prompt", description="Rows after the text encoder, or a new token."
+    )
+    variant: Literal["tail", "fill"] = Field(
+        default="tail", description="Last rows, or all that the prompt leaves (A.1)."
+    )
+    rows: int | None = Field(
+        default=None, ge=1, description="Learnt rows; 8 at the tail, all remaining ones with fill."
+    )
+    token: str = Field(default="<effect>", min_length=1, description="Name of the new token (token space).")
+    vectors: int = Field(default=1, ge=1, le=75, description="Vectors of the new token (token space).")
+    init_word: str | None = Field(default=None, description="Word whose embedding the token starts from (token space).")
+    steps: int = Field(default=10, ge=1, description="Sampling steps.")
+    guidance_scale: float = Field(default=3.0, allow_inf_nan=False)
+    loss: str = Field(default="mse", description="mse, perceptual, efficientnet, lpips, or module:function.")
+    epochs: int = Field(default=50, ge=1, description="AdamW steps, each over all pairs.")
+    lr: Positive | None = Field(default=None, description="Learning rate; 0.1 in prompt space, 0.02 in token space.")
     lr_schedule: Schedule = "linear"
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
-    batch_size: int | None = Field(None, ge=1, description="Pairs at once (memory); None: all.")
-    checkpoint_every: int = Field(5, ge=1)
-    unseen_prompts: tuple[str, ...] | None = Field(None, description="Shown in the report; None: a few plain nouns.")
-    unseen_seeds: tuple[Seed, ...] = Field((1000, 1001), min_length=1)
-    preset: Literal["paper"] | None = Field(None, description="The paper's settings where nothing else is given.")
+    batch_size: int | None = Field(default=None, ge=1, description="Pairs at once (memory); None: all.")
+    checkpoint_every: int = Field(default=5, ge=1)
+    unseen_prompts: tuple[str, ...] | None = Field(
+        default=None, description="Shown in the report; None: a few plain nouns."
+    )
+    unseen_seeds: tuple[Seed, ...] = Field(default=(1000, 1001), min_length=1)
+    preset: Literal["paper"] | None = Field(
+        default=None, description="The paper's settings where nothing else is given."
+    )
 
     @model_validator(mode="before")
     @classmethod

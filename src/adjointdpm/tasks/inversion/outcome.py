@@ -22,19 +22,25 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
-def usage(config: InvertConfig, path: Path, embedding: PromptEmbedding | TextualInversion) -> str:
-    """Lines of Python that use the embedding in plain diffusers."""
-    call = f"num_inference_steps={config.steps}, guidance_scale={config.guidance_scale:g}"
+def usage(
+    embedding: PromptEmbedding | TextualInversion, path: Path, steps: int, guidance: float, prompt: str = "rocket"
+) -> str:
+    """Lines of Python that use the embedding with a diffusers `pipe` of the same model."""
+    call = f"num_inference_steps={steps}, guidance_scale={guidance:g}"
     if isinstance(embedding, TextualInversion):
+        return f'pipe.load_textual_inversion("{path}")\nimage = pipe("{prompt} {embedding.token}", {call}).images[0]'
+    if embedding.position == "fill":
         return (
-            f'pipe.load_textual_inversion("{path}")  # any StableDiffusionPipeline of this model\n'
-            f'image = pipe("rocket {embedding.token}", {call}).images[0]'
+            "from adjointdpm.formats import PromptEmbedding\n\n"
+            f'rows = PromptEmbedding.load("{path}").apply(pipe, "{prompt}")\n'
+            f"image = pipe(prompt_embeds=rows, {call}).images[0]"
         )
     return (
-        "from adjointdpm.formats import PromptEmbedding\n\n"
-        f'embedding = PromptEmbedding.load("{path}")\n'
-        'rows = embedding.apply(pipe, "rocket")  # pipe: any StableDiffusionPipeline of this model\n'
-        f'image = pipe(prompt_embeds=rows, negative_prompt="{config.negative_prompt}", {call}).images[0]'
+        "from safetensors.torch import load_file\n\n"
+        f'rows = load_file("{path}")["rows"]\n'
+        f'text, _ = pipe.encode_prompt("{prompt}", pipe.device, 1, False)\n'
+        "text[:, -len(rows):] = rows\n"
+        f"image = pipe(prompt_embeds=text, {call}).images[0]"
     )
 
 
@@ -78,7 +84,7 @@ class Outcome:
             ),
             self._pictures("The training pairs", self.seen, "Each target came from the noise of its row."),
             Section("Optimisation", [self._curves(), Facts(self._facts(results))]),
-            Section("Use it", [Code(usage(self.config, run.path / EMBEDDING_FILE, self.embedding))]),
+            Section("Use it", [Code(self._usage(run))]),
         ]
         share = results["gap_closed_unseen"]
         count, steps = len(self.config.pairs), self.config.steps
@@ -94,6 +100,10 @@ class Outcome:
             f"started {run.record['started']}."
         )
         return render_report(f"“{name}” as a text embedding", lead, [s for s in sections if s.blocks], footer)
+
+    def _usage(self, run: RunFolder) -> str:
+        lines = usage(self.embedding, run.path / EMBEDDING_FILE, self.config.steps, self.config.guidance_scale)
+        return f"# pipe: a StableDiffusionPipeline of this model\n{lines}"
 
     def _pictures(self, title: str, comparison: Comparison | None, caption: str) -> Section:
         if comparison is None:
