@@ -286,6 +286,37 @@ def test_upcast_during_the_call_and_undone() -> None:
     assert all(p.dtype == torch.float16 for p in net.parameters())
 
 
+def test_offloaded_weights_are_on_the_meta_device_between_calls() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    net, z = Field().requires_grad_(False), state()
+    want = gradients(euler(net, z).sum(), [z])
+    accelerate.cpu_offload(net, execution_device=torch.device("cpu"))
+    with ad.replay(net) as r:
+        value = euler(net, z).sum()
+    assert same(gradients(value, [z]), want)
+    assert r.stats.recomputations == 4
+    assert all(p.is_meta for p in net.parameters())
+
+
+def test_a_hook_that_casts_the_weights_around_each_call() -> None:
+    hooks = pytest.importorskip("accelerate.hooks")
+
+    class Upcast(hooks.ModelHook):
+        def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            module.float()
+            return args, kwargs
+
+        def post_forward(self, module: nn.Module, output: Any) -> Any:
+            module.half()
+            return output
+
+    net, z = Field().half().requires_grad_(False), state()
+    hooks.add_hook_to_module(net, Upcast())
+    r = compare(lambda: euler(net, z).sum(), [z], net)
+    assert r.stats.recomputations == 4
+    assert next(net.parameters()).dtype == torch.float16
+
+
 def test_weights_swapped_in_by_functional_call_get_gradients() -> None:
     net, z, scale = Field(), state(), torch.tensor(1.5, requires_grad=True)
 

@@ -123,7 +123,7 @@ class Call:
         assert self.mark is not None
         graph, self.graph = self.graph, None
         self.watch.check(self.mark, self.probe, self.name, task)
-        if graph is not None and not self.mark.untouched():  # equal values written anew: PyTorch would refuse the graph
+        if self.mark.rewritten():  # with equal values, or the check would have raised; but PyTorch refuses the graph
             graph = None
         outputs, leaves = graph if graph is not None else self.run_again(tensors)
         if len(outputs) != len(cotangents):

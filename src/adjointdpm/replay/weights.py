@@ -67,7 +67,12 @@ class Mark:
         )
 
     def untouched(self) -> bool:
+        """Whether nothing was edited in place and nothing moved."""
         return _counters(self.tensors) == (self.versions, self.pointers)
+
+    def rewritten(self) -> bool:
+        """Whether something was edited in place."""
+        return [t._version for t in self.tensors] != self.versions
 
 
 def _counters(tensors: list[torch.Tensor]) -> tuple[list[int], list[int]]:
