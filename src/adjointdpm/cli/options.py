@@ -44,6 +44,11 @@ def key_values(pairs: list[str] | None) -> dict[str, Any] | None:
     return found or None
 
 
+def names(text: str) -> tuple[str, ...]:
+    """`"exact, full"` as a tuple of names."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 Model = Annotated[
     str | None,
     typer.Option(

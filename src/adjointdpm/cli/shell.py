@@ -16,6 +16,8 @@ from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 
+WIDTH = 120  # of tables in a file or a pipe
+
 
 class Update(Protocol):
     """What a progress bar yields."""
@@ -36,6 +38,8 @@ class Shell:
         self.warnings: list[str] = []
         self._stdout = stdout or sys.stdout
         self._out = Console(file=self._stdout, highlight=False, soft_wrap=True)
+        if not self._out.is_terminal:
+            self._out.width = WIDTH
         self._err = Console(file=stderr or sys.stderr, highlight=False, soft_wrap=True)
 
     def say(self, *renderables: Any) -> None:
@@ -81,7 +85,7 @@ class Shell:
 
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._err, transient=True) as bar:
+        with Progress(*columns, console=self._err, transient=True, refresh_per_second=4) as bar:
             task = bar.add_task(label, total=total)
             yield lambda done, text=label: bar.update(task, completed=done, description=text)
 
