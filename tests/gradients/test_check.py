@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInput, NonFinite
 from adjointdpm.gradients.check import check_gradients
-from adjointdpm.gradients.finite_difference import directional_derivative
+from adjointdpm.gradients.finite_difference import Ladder, directional_derivative
 from adjointdpm.replay import replay
 
 
@@ -171,14 +171,34 @@ def test_mistyped_option_raises() -> None:
         check_gradients(lambda x: x.sum(), torch.ones(3), direction_count=2)
 
 
+LADDER = Ladder(0.1, 10, 1e-12)
+
+
 @pytest.mark.parametrize(("f", "slope"), [(math.exp, 1.0), (math.sin, 1.0), (lambda h: (1 + h) ** 5, 5.0)])
 def test_extrapolated_difference_and_its_noise(f: object, slope: float) -> None:
-    found = directional_derivative(f, 0.1, 5, 1e-16)
+    found = directional_derivative(f, LADDER, resolution=1e-16)
     assert abs(found.value - slope) <= max(found.noise, 1e-12)
     assert found.noise < 1e-9
 
 
 def test_noise_of_a_rough_function_is_admitted() -> None:
-    found = directional_derivative(lambda h: math.exp(h) + 1e-6 * math.sin(1e9 * h), 0.1, 5, 1e-16)
+    found = directional_derivative(lambda h: math.exp(h) + 1e-6 * math.sin(1e9 * h), LADDER, resolution=1e-16)
     assert 1e-7 < found.noise < 1e-3
     assert abs(found.value - 1.0) <= 10 * found.noise
+
+
+def test_a_sharply_curved_function_gets_small_steps() -> None:
+    """Flat at the first steps, where differences are small and agree with one another."""
+    found = directional_derivative(lambda h: math.tanh(1000 * h), Ladder(0.1, 16, 1e-6), floor=1.0)
+    assert found.value == pytest.approx(1000, rel=1e-4)
+
+
+def test_a_step_stops_halving_once_it_settles() -> None:
+    calls: list[float] = []
+
+    def f(h: float) -> float:
+        calls.append(h)
+        return math.exp(h)
+
+    directional_derivative(f, Ladder(0.1, 14, 1e-6))
+    assert len(calls) == 2 * 3

@@ -14,15 +14,17 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adjointdpm.errors import AdjointDPMError, InvalidInput
+from adjointdpm.errors import AdjointDPMError, InvalidInput, NumericalWarning
 from adjointdpm.gradients.check_report import GradientReport, Row
-from adjointdpm.gradients.measure import Measured, compare, finite_difference_row, gradient_of, tolerance_for
+from adjointdpm.gradients.check_subject import Subject
+from adjointdpm.gradients.measure import Measured, compare, finite_difference_row, tolerance_for
 
 __all__ = ["ENGINES", "WRT", "check_generator", "is_generator"]
 
@@ -74,7 +76,7 @@ def check_generator(
     """
     _validate(steps, engines, wrt, directions)
     say = progress or (lambda _line: None)
-    subject = _Subject(gen, prompt, guidance_scale, loss, seed, tuple(wrt), call)
+    subject = Subject(gen, prompt, guidance_scale, loss, seed, tuple(wrt), call)
     facts: dict[str, Any] = {"road": gen.road, "steps_asked": steps}
     problems: list[str] = []
     rows: list[Row] = []
@@ -91,109 +93,67 @@ def check_generator(
                     say(f"plain backprop on the {road} road, {steps} steps")
                     references[road] = subject.measure(subject.variant("full", road)[1], steps)
                 say(f"{engine} on the {road} road, {steps} steps")
-                got = subject.measure(variant, steps)
-                peak = subject.measure(variant, steps, meter=True).peak_bytes if meter else math.nan
+                with _numerical_warnings() as lost:
+                    got = subject.measure(variant, steps)
+                    peak = subject.measure(variant, steps, meter=True).peak_bytes if meter else math.nan
             except AdjointDPMError as error:
                 problems.append(f"{engine} could not run: {error}")
                 continue
             for name in subject.groups:
                 error_, cosine, note = compare(got, references[road], name)
+                note = "; ".join(filter(None, (note, *lost)))
                 rows.append(
                     Row(engine, name, error_, cosine, got.seconds, peak / 2**20, f"plain backprop ({road} road)",
                         0.0, tolerance_for(subject.dtype, against="reference"), ENGINES[engine], note)
                 )  # fmt: skip
-        own = references.get(gen.road)
-        if directions and own is not None:
-            variant = subject.variant("full", gen.road)[1]
-            for name in subject.groups:
-                say(f"finite difference for {name}")
-                row = finite_difference_row(
-                    lambda: subject.loss_of(variant, steps), subject.groups, name, own,
-                    directions=directions, seed=seed, rounding=subject.dtype,
-                )  # fmt: skip
-                rows.append(row)
+        if directions and gen.road in references:
+            rows += _finite_differences(subject, references[gen.road], steps, directions, budget, say)
         facts |= {"saturated_share": subject.saturated_share}
     return GradientReport(tuple(rows), tuple(problems), tuple(subject.notes), facts)
 
 
-class _Subject:
-    """The call that is checked: fixed inputs as leaves, one metric, and the generator's variants."""
-
-    def __init__(
-        self, gen: Any, prompt: str | None, guidance: float, loss: Callable[[Tensor], Tensor] | None,
-        seed: int, wrt: tuple[str, ...], call: dict[str, Any],
-    ) -> None:  # fmt: skip
-        self.gen, self.call, self.seed, self.loss = gen, call, seed, loss
-        self.guided = guidance > 1
-        self.notes: list[str] = []
-        self.saturated_share = math.nan
-        size = {k: call[k] for k in ("height", "width") if k in call}
-        with torch.no_grad():
-            embeds, negative = gen.encode_prompt(prompt or "", call.pop("negative_prompt", None))
-            latents = gen.prepare_latents(1, seed, **size)
-        self.denoiser: nn.Module = getattr(gen.pipe, "unet", None) or gen.pipe.transformer
-        self.dtype = next(self.denoiser.parameters()).dtype
-        self.device = latents.device
-        self.latents = latents.detach().clone()
-        self.embeds = embeds.detach().clone()
-        self.negative = None if negative is None or not self.guided else negative.detach().clone()
-        self.guidance = torch.tensor(float(guidance), dtype=torch.float64, device=self.device)
-        self.groups: dict[str, list[Tensor]] = {}
-        if "x_T" in wrt:
-            self.groups["x_T"] = [self.latents.requires_grad_(True)]
-        if "cond" in wrt:
-            self.groups["cond"] = [t.requires_grad_(True) for t in (self.embeds, self.negative) if t is not None]
-        if "guidance" in wrt and self.guided:
-            self.groups["guidance"] = [self.guidance.requires_grad_(True)]
-        if "weights" in wrt:
-            self.groups["weights"] = [p for p in self.denoiser.parameters() if p.is_floating_point()]
-        if not self.groups:
-            raise InvalidInput(f"nothing to differentiate: wrt={wrt}, guidance_scale={guidance} (it must be above 1)")
-        self.wrt = tuple(self.groups)
-
-    @contextlib.contextmanager
-    def prepared(self) -> Iterator[None]:
-        """The denoiser's weights require grad as asked while the check runs, and as before afterwards."""
-        before = [(p, p.requires_grad) for p in self.denoiser.parameters()]
-        try:
-            for p, _ in before:
-                p.requires_grad_("weights" in self.groups and p.is_floating_point())
-            yield
-        finally:
-            for p, flag in before:
-                p.requires_grad_(flag)
-
-    def variant(self, engine: str, road: str | None = None) -> tuple[str, Any]:
-        """The generator with this engine, and the road it runs on (the adjoint knows the ODE road only)."""
-        road = road or ("ode" if engine.startswith("adjoint") else self.gen.road)
-        changes: dict[str, Any] = {"gradient": engine, "wrt": self.wrt}
-        if engine == "adjoint:paper":
-            from adjointdpm.gradients.adjoint import Adjoint
-
-            changes["gradient"] = Adjoint(preset="paper")
-        if road == "ode" and self.gen.road != "ode":
-            changes |= {"solver": "ab4", "spacing": "logsnr"}
-        return road, self.gen.with_(**changes)
-
-    def loss_of(self, variant: Any, steps: int) -> Tensor:
-        embeds = {"prompt_embeds": self.embeds}
-        if self.negative is not None:
-            embeds["negative_prompt_embeds"] = self.negative
-        guidance = self.guidance if "guidance" in self.groups else float(self.guidance)
-        out = variant(latents=self.latents, num_inference_steps=steps, guidance_scale=guidance, **embeds, **self.call)
-        image: Tensor = out.image_unclamped
-        self.saturated_share = float(((image <= 0) | (image >= 1)).float().mean())
-        if self.loss is not None:
-            return self.loss(image)
-        source = torch.Generator().manual_seed(self.seed)
-        weight = torch.randn(image.shape, generator=source, dtype=torch.float64).to(image.device)
-        return (image.double() * weight).mean()  # float64: the sum must not round what is compared
-
-    def measure(self, variant: Any, steps: int, *, meter: bool = False) -> Measured:
-        return gradient_of(lambda: self.loss_of(variant, steps), self.groups, "the metric", meter=meter)
+def _finite_differences(
+    subject: Subject, base: Measured, steps: int, directions: int, budget: float, say: Callable[[str], None]
+) -> list[Row]:
+    """The gradient of the generator's own road against differences: in float64 on the ODE road where that fits."""
+    variant = subject.variant("full", subject.gen.road)[1]
+    bytes_now = sum(p.nbytes for p in subject.denoiser.parameters())
+    in_float64 = subject.gen.road == "ode" and subject.dtype != torch.float64 and 4 * bytes_now < budget
+    with subject.float64() if in_float64 else contextlib.nullcontext():
+        if in_float64:
+            base = subject.measure(variant, steps)
+        rows = []
+        for name in subject.groups:
+            say(f"finite difference for {name}" + (" in float64" if in_float64 else ""))
+            rows.append(
+                finite_difference_row(
+                    lambda: subject.loss_of(variant, steps),
+                    subject.groups,
+                    name,
+                    base,
+                    directions=directions,
+                    seed=subject.seed,
+                    rounding=subject.dtype,
+                )
+            )
+    return rows
 
 
-def _steps_that_fit(subject: _Subject, steps: int, budget: float) -> tuple[int, float]:
+@contextlib.contextmanager
+def _numerical_warnings() -> Iterator[list[str]]:
+    """Collects the library's numerical warnings as a note for the table; other warnings pass."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NumericalWarning)
+        yield notes
+    for warning in caught:
+        if not issubclass(warning.category, NumericalWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif not notes:
+            notes.append("the backward solve did not converge")
+
+
+def _steps_that_fit(subject: Subject, steps: int, budget: float) -> tuple[int, float]:
     """The number of steps at which plain backprop fits, and its estimated bytes there, from runs of 2 and 3 steps."""
     if steps <= 3:
         return steps, math.nan

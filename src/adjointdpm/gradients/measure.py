@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adjointdpm.errors import InvalidInput, NonFinite
 from adjointdpm.gradients.check_report import Row
-from adjointdpm.gradients.finite_difference import directional_derivative, directions_for, first_step
+from adjointdpm.gradients.finite_difference import directional_derivative, directions_for, ladder_for
 from adjointdpm.numerics import LiveTensorMeter
 
 __all__ = [
@@ -142,7 +142,7 @@ def finite_difference_row(
     count = sum(leaf.numel() for leaf in group)
     size = math.sqrt(sum(float(leaf.detach().double().square().sum()) for leaf in group) / count) or 1.0
     norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradient))
-    step, levels = first_step(dtype)
+    ladder = ladder_for(dtype)
     resolution = torch.finfo(dtype).eps * max(abs(base.loss), torch.finfo(dtype).tiny)
     errors, noises, measured, predicted = [], [], [], []
     start = time.perf_counter()
@@ -152,7 +152,7 @@ def finite_difference_row(
             with shifted(group, direction, h):
                 return float(fn().detach())
 
-        found = directional_derivative(along, step * size, levels, resolution)
+        found = directional_derivative(along, ladder, size=size, resolution=resolution, floor=norm)
         slope = sum(float((g.double() * v.double()).sum()) for g, v in zip(gradient, direction, strict=True))
         scale = max(abs(slope), abs(found.value), norm)  # a random direction of this length has a slope of about norm
         errors.append(abs(found.value - slope) / scale if scale else 0.0)
