@@ -90,10 +90,6 @@ def _optimisation(shown: list[Shown]) -> Section:
 
 
 def _use(one: Shown, folder: Path) -> Section:
-    config = one.result
-    code = (
-        "from diffusers import StableDiffusionPipeline\n\n"
-        f'pipe = StableDiffusionPipeline.from_pretrained("{folder}")\n'
-        + usage(config.embedding, config.embedding_path, STEPS, 3.0, UNSEEN_PROMPTS[0])
-    )
+    result = one.result
+    code = usage(result.embedding, result.embedding_path, STEPS, 3.0, UNSEEN_PROMPTS[0], folder)
     return Section("Use it in plain diffusers", [Code(code, "Runs as it is, without this library.")])

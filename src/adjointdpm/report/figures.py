@@ -29,7 +29,7 @@ def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[
             ax.spines[side].set_visible(False)
         for side in ("left", "bottom"):
             ax.spines[side].set_color(MUTED)
-        ax.tick_params(colors=MUTED, labelsize=8.5, length=3)
+        ax.tick_params(which="both", colors=MUTED, labelsize=8.5, length=3)
         ax.grid(axis="y", color=GRID, linewidth=0.8)
         ax.set_axisbelow(True)
     return figure, axes

@@ -23,25 +23,33 @@ def percent(share: float | None) -> str:
 
 
 def usage(
-    embedding: PromptEmbedding | TextualInversion, path: Path, steps: int, guidance: float, prompt: str = "rocket"
+    embedding: PromptEmbedding | TextualInversion,
+    path: Path,
+    steps: int,
+    guidance: float,
+    prompt: str = "rocket",
+    model: Path | None = None,
 ) -> str:
-    """Lines of Python that use the embedding with a diffusers `pipe` of the same model."""
+    """Lines of Python that use the embedding in diffusers, with the pipeline in the folder `model`, or in `pipe`."""
     call = f"num_inference_steps={steps}, guidance_scale={guidance:g}"
+    imports = ["from diffusers import StableDiffusionPipeline"] if model is not None else []
+    lines = [f'pipe = StableDiffusionPipeline.from_pretrained("{model}")'] if model is not None else []
     if isinstance(embedding, TextualInversion):
-        return f'pipe.load_textual_inversion("{path}")\nimage = pipe("{prompt} {embedding.token}", {call}).images[0]'
-    if embedding.position == "fill":
-        return (
-            "from adjointdpm.formats import PromptEmbedding\n\n"
-            f'rows = PromptEmbedding.load("{path}").apply(pipe, "{prompt}")\n'
-            f"image = pipe(prompt_embeds=rows, {call}).images[0]"
-        )
-    return (
-        "from safetensors.torch import load_file\n\n"
-        f'rows = load_file("{path}")["rows"]\n'
-        f'text, _ = pipe.encode_prompt("{prompt}", pipe.device, 1, False)\n'
-        "text[:, -len(rows):] = rows\n"
-        f"image = pipe(prompt_embeds=text, {call}).images[0]"
-    )
+        lines += [
+            f'pipe.load_textual_inversion("{path}")',
+            f'image = pipe("{prompt} {embedding.token}", {call}).images[0]',
+        ]
+    elif embedding.position == "fill":
+        imports.append("from adjointdpm.formats import PromptEmbedding")
+        lines.append(f'text = PromptEmbedding.load("{path}").apply(pipe, "{prompt}")')
+        lines.append(f"image = pipe(prompt_embeds=text, {call}).images[0]")
+    else:
+        imports.append("from safetensors.torch import load_file")
+        lines.append(f'rows = load_file("{path}")["rows"]')
+        lines.append(f'text, _ = pipe.encode_prompt("{prompt}", pipe.device, 1, False)')
+        lines.append("text[:, -len(rows):] = rows")
+        lines.append(f"image = pipe(prompt_embeds=text, {call}).images[0]")
+    return "\n".join([*imports, "", *lines] if imports else lines)
 
 
 @dataclass(frozen=True)
