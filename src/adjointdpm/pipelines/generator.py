@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from adjointdpm.errors import InvalidInput, NotDifferentiable
+from adjointdpm.errors import InvalidInput, NonFinite, NotDifferentiable
 from adjointdpm.numerics import LiveTensorMeter, resident_bytes
 from adjointdpm.pipelines import pipeline_road
 from adjointdpm.pipelines.components import check_networks, check_schedulers
@@ -185,6 +185,7 @@ class Generator:
             InvalidInput: a bad argument, found before any network runs.
             UnreachedGradient: a tensor requires grad that no gradient can reach.
             NotDifferentiable: the scheduler cuts the graph between noise and image.
+            NonFinite: the image holds NaN or Inf.
         """
         call = self._checked({"prompt": prompt, **arguments})
         selection = self._now_selected()
@@ -219,6 +220,11 @@ class Generator:
                 outcome = pipeline_road.run(self.pipe, call, selection, self.settings.gradient)
             else:
                 outcome = self._ode.run(call, selection)
+        if not bool(torch.isfinite(outcome.unclamped.detach()).all()):
+            raise NonFinite(
+                f"the image holds NaN or Inf: {self._sampler_name()} with these settings made them, or a network that "
+                "overflows in its number format (a float16 autoencoder?)"
+            )
         if torch.is_grad_enabled():
             self._check_reached(outcome, sources, selection)
         decoded = None if outcome.decoded is None else outcome.decoded.detach()

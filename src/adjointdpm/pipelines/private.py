@@ -63,7 +63,7 @@ def pipeline_function(cls: type) -> Callable[..., Any]:
     function = inner = _undecorated(function)
     while hasattr(inner, "__wrapped__"):
         if _is_grad_mode_wrapper(inner):
-            outer = function.__code__.co_qualname.split(".")[0]
+            outer = function.__code__.co_qualname.split(".<locals>.")[-2:][0]
             raise NotDifferentiable(
                 f"{cls.__name__}.__call__ is wrapped by the decorator '{outer}' outside torch.no_grad(), so gradients "
                 "cannot be switched on inside it; put that decorator inside, or pass a pipeline without it"
