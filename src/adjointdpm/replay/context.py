@@ -116,7 +116,7 @@ class replay:
         generators: list[torch.Generator] = []
 
         def to_slot(tensor: torch.Tensor | torch.Generator) -> Slot | torch.Generator:
-            if isinstance(tensor, torch.Generator):
+            if not isinstance(tensor, torch.Tensor):
                 generators.append(tensor)
                 return tensor
             if id(tensor) not in slots:

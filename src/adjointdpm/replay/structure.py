@@ -10,6 +10,7 @@ where something inside them changed.
 from __future__ import annotations
 
 import copy
+import operator
 import types
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,11 @@ class _Walk:
         kind = type(value)
         if kind in _ATOMS:
             return value
+        if kind is tuple and depth <= _DEPTH:
+            new = [self.walk(v, depth + 1) for v in value]
+            return value if _same(new, value) else tuple(new)
+        if kind is dict and depth <= _DEPTH:
+            return self._dict(value, depth)
         if isinstance(value, self.leaf):
             return self.swap(value)
         if depth > _DEPTH or isinstance(value, (torch.Tensor, torch.nn.Module, type)):
@@ -61,8 +67,6 @@ class _Walk:
             new = [self.walk(v, depth + 1) for v in value]
             if _same(new, value):
                 return value
-            if kind is tuple:
-                return tuple(new)
             return value._make(new) if hasattr(value, "_make") else kind(new)
         if isinstance(value, list):
             return self._list(value, depth)
@@ -89,7 +93,7 @@ class _Walk:
             return value
         if type(value) is dict:
             return new
-        result = copy.copy(value)
+        result: Any = copy.copy(value)
         for k, v in changed.items():
             result[k] = v
         if getattr(result, "__dict__", None):  # BaseOutput keeps every field twice: as an item and as an attribute
@@ -119,7 +123,7 @@ class _Walk:
 
 
 def _same(new: list[Any], old: tuple[Any, ...] | list[Any]) -> bool:
-    return all(a is b for a, b in zip(new, old, strict=True))
+    return all(map(operator.is_, new, old))
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
