@@ -34,7 +34,7 @@ def pipe() -> Any:
 )
 def test_the_two_roads_agree_where_they_must(scheduler: Any, settings: dict[str, Any], guidance: float) -> None:
     config = {"num_train_timesteps": 100, "timestep_spacing": "trailing", "steps_offset": 1}
-    steps = 20 if scheduler is d.DPMSolverMultistepScheduler else 4
+    steps = 16 if scheduler is d.DPMSolverMultistepScheduler else 4
     config |= {"clip_sample": False} if scheduler is d.DDIMScheduler else {}
     pipe = tiny.stable_diffusion(scheduler(**config))
     call = {"latents": noise(), "num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": "dark"}
@@ -85,14 +85,14 @@ def test_exact_is_plain_backprop(pipe: Any, solver: str) -> None:
     assert counted.stats.vjps == counted.stats.nfe + 1  # and the decoding
 
 
-@pytest.mark.parametrize("gradient", ["adjoint", Adjoint()], ids=["name", "object"])
-def test_the_adjoint_of_the_paper(pipe: Any, gradient: Any) -> None:
+def test_the_adjoint_of_the_paper(pipe: Any) -> None:
     z, grads = noise(), []
-    for engine in (gradient, "full"):
+    for engine in (Adjoint(), "adjoint", "full"):
         gen = ad.differentiable(pipe, solver="rk4", spacing="logsnr", gradient=engine)
-        out = gen("a red apple", latents=z, num_inference_steps=12, guidance_scale=1.5)
+        out = gen("a red apple", latents=z, num_inference_steps=6, guidance_scale=1.5)
         grads.append(torch.autograd.grad(out.image_unclamped.square().mean(), [z])[0])
-    assert relative_error(*grads) < 0.05
+    assert torch.equal(grads[0], grads[1])
+    assert 0 < relative_error(grads[0], grads[2]) < 0.1
 
 
 def test_weights_and_text_encoder(pipe: Any) -> None:
@@ -156,7 +156,7 @@ def test_what_the_ode_road_refuses(pipe: Any) -> None:
     with pytest.raises(InvalidInput, match="StableDiffusionControlNetPipeline"):
         ad.differentiable(tiny.controlled(), solver="euler")
     with pytest.raises(InvalidInput, match="clip_sample"):
-        ad.differentiable(tiny.stable_diffusion(tiny.ddim(clip_sample=True)), solver="euler")
+        ad.differentiable(tiny.unconditional(clip_sample=True), solver="euler")
     negative = torch.zeros(1, tiny.TOKENS, tiny.WIDTH, requires_grad=True)
     with pytest.raises(UnreachedGradient, match="negative_prompt_embeds"):
         ad.differentiable(pipe, solver="euler")(

@@ -21,8 +21,14 @@ def checked_pipeline(concern: float) -> Any:
     """Stable Diffusion with its real safety checker, at toy size; it flags everything if `concern` is below -1."""
     from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 
-    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8,
-              "patch_size": 4}  # fmt: skip
+    vision = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 8,
+    }
+    vision["patch_size"] = 4
     checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8))
     checker.concept_embeds_weights.data.fill_(concern)
     checker.special_care_embeds_weights.data.fill_(2.0)
@@ -70,12 +76,13 @@ def test_inversion_finds_noise_that_gives_the_image_again(road: dict[str, Any]) 
     with torch.no_grad():
         pipe.unet.conv_out.weight *= 0.1  # a mild network: what is measured is the solver, not chaos
         picture = gen("a cat", seed=0, num_inference_steps=2).image
-    found = ad.invert_image(gen, picture, prompt="a cat", num_inference_steps=30)
+    steps = 8 if road else 24
+    found = ad.invert_image(gen, picture, prompt="a cat", num_inference_steps=steps)
     assert found.latents.shape == (1, 4, 8, 8)
     assert not found.latents.requires_grad
     assert found.psnr[0] > found.autoencoder_psnr[0] - 1
     again = (gen if road else gen.with_(solver="ab4", spacing="logsnr"))(
-        "a cat", latents=found.latents, num_inference_steps=30, guidance_scale=1.0
+        "a cat", latents=found.latents, num_inference_steps=steps, guidance_scale=1.0
     )
     assert torch.equal(again.image, found.image)
 
@@ -85,10 +92,10 @@ def test_inversion_in_pixel_space_is_close_to_exact() -> None:
     pipe.unet.conv_out.weight.data *= 0.1
     gen = ad.differentiable(pipe, solver="rk4")
     target = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    coarse, fine = (min(ad.invert_image(gen, target, num_inference_steps=n).psnr) for n in (5, 40))
+    coarse, fine = (min(ad.invert_image(gen, target, num_inference_steps=n).psnr) for n in (3, 12))
     assert fine > 30
     assert fine > coarse - 0.5
-    assert ad.invert_image(gen, target, num_inference_steps=5).autoencoder_psnr[0] > 100
+    assert ad.invert_image(gen, target, num_inference_steps=1).autoencoder_psnr[0] > 100
 
 
 def test_images_of_every_kind(tmp_path: Path) -> None:

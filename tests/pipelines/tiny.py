@@ -156,9 +156,9 @@ def pixel_unet(size: int = 8) -> Any:
     )
 
 
-def unconditional(kind: str = "DDIM", seed: int = 0) -> Any:
+def unconditional(kind: str = "DDIM", seed: int = 0, clip_sample: bool = False) -> Any:
     torch.manual_seed(seed)
-    scheduler = getattr(d, f"{kind}Scheduler")(num_train_timesteps=100, clip_sample=False)
+    scheduler = getattr(d, f"{kind}Scheduler")(num_train_timesteps=100, clip_sample=clip_sample)
     return ready(getattr(d, f"{kind}Pipeline")(unet=pixel_unet(), scheduler=scheduler))
 
 

@@ -210,7 +210,9 @@ def latent_shape(pipe: Any, batch: int, height: int | None = None, width: int | 
     latent_channels = getattr(getattr(vae, "config", None), "latent_channels", channels)
     if not isinstance(channels, int) or channels != latent_channels or size is None or hasattr(pipe, "_pack_latents"):
         return None
-    if hasattr(pipe, "video_processor") or (vae is not None and not hasattr(pipe, "vae_scale_factor")):
+    if hasattr(pipe, "video_processor") or (
+        (height or width) and vae is not None and not hasattr(pipe, "vae_scale_factor")
+    ):
         return None
     factor = int(getattr(pipe, "vae_scale_factor", 1)) if vae is not None else 1
     rows, columns = (size, size) if isinstance(size, int) else tuple(size)
