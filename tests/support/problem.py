@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,15 +78,16 @@ class Problem:
     def loss(self, engine: Any, **changes: Any) -> Tensor:
         return metric(self.sample(engine, **changes).x0)
 
-    def gradients(self, engine: Any, **changes: Any) -> dict[str, Tensor]:
+    def gradients(self, engine: Any, *, wrt: Sequence[str] = WRT, **changes: Any) -> dict[str, Tensor]:
         """One flat gradient per name in `wrt` (zeros where a weight is not reached)."""
-        leaves = [leaf for group in self.groups.values() for leaf in group]
+        groups = {name: self.groups[name] for name in wrt}
+        leaves = [leaf for group in groups.values() for leaf in group]
         found = iter(torch.autograd.grad(self.loss(engine, **changes), leaves, allow_unused=True))
         return {
-            wrt: torch.cat(
+            name: torch.cat(
                 [torch.zeros_like(p).flatten() if (g := next(found)) is None else g.flatten() for p in group]
             )
-            for wrt, group in self.groups.items()
+            for name, group in groups.items()
         }
 
 

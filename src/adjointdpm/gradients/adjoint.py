@@ -51,11 +51,10 @@ class Adjoint(Engine):
             quickly towards the noise, as logSNR and Karras grids of few steps do).
         trajectory: "stored" takes the states from the forward, "resolved" solves for them again, backward.
         preset: "paper" for the paper's own combination: AB4, trajectory solved again, on the exponential form.  The
-            recipe that was released with the paper is another: torchdiffeq's `odeint_adjoint` over the whole grid,
-            which restarts its solver in every interval, so that its backward is the Runge-Kutta start-up step each
-            time (that is `backward_solver="rk4"`), with x reset to the stored state at each node
-            (`trajectory="stored"`); its `explicit_adams` coefficients assume equal steps, ours are exact for uneven
-            ones.
+            recipe that was released with the paper is another: torchdiffeq's `odeint_adjoint` over the whole grid
+            restarts its solver in every interval, from the state stored at the node, so its backward is one
+            Runge-Kutta start-up step each time, which is what the default settings here do.  (Its `explicit_adams`
+            has coefficients for equal steps only; ours are exact for uneven ones.)
 
     Raises:
         InvalidInput: an unknown setting, or a preset together with one.
