@@ -86,6 +86,21 @@ def test_memory_is_flat_in_the_number_of_calls(weights: bool) -> None:
     assert few <= one + 10 * z.numel() * 4 * 3 + sum(p.numel() * 4 for p in net.parameters()) * weights * 1.1
 
 
+def test_weight_gradients_are_held_once() -> None:
+    net, z = nn.Sequential(*(nn.Linear(256, 256) for _ in range(8))), state(0, 1, 256)
+    size = sum(p.numel() * 4 for p in net.parameters())
+
+    def loop() -> Tensor:
+        x = z
+        for _ in range(6):
+            x = x + net(x)
+        return x.sum()
+
+    with LiveTensorMeter() as meter, ad.replay(net):
+        torch.autograd.grad(loop(), list(net.parameters()))
+    assert size < meter.peak_bytes < 1.4 * size
+
+
 def test_second_backward_raises_as_pytorchs_does_and_retain_graph_works() -> None:
     net, z = Field(), state()
     plain = euler(net, z).sum()
@@ -287,6 +302,10 @@ def test_learnt_tensor_in_a_closure_or_attribute_raises() -> None:
     for _ in range(2):  # not only the first time
         with ad.replay(net), pytest.raises(UnreachedGradient, match=r"\(7, 8\).*Pass it as an argument"):
             net(z)
+    direct = nn.Module()
+    direct.forward = lambda x: (x.sin(), z)  # type: ignore[method-assign]
+    with ad.replay(direct), pytest.raises(UnreachedGradient, match=r"\(3, 8\)"):
+        direct(state(1))
     plain, net.processor = net.processor, Processor()
     net.processor.learnt = None
     with ad.replay(net):

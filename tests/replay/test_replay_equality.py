@@ -135,6 +135,39 @@ def test_conditioning_and_weights_used_often_in_every_call_are_bit_equal() -> No
     assert r.stats.recomputations == 7
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_large_weights_whose_gradients_are_added_as_they_arise(tied: bool) -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Parameter(torch.randn(130, 130) / 12), nn.Parameter(torch.randn(130, 130) / 12)
+            self.unused = nn.Parameter(torch.randn(130, 130))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.sin(x @ (self.a + self.b))  # one and the same gradient for both
+            return torch.sin(h @ self.a) if tied else h
+
+    net, z = Wide(), state(0, 3, 130)
+    hooked = net.b.register_hook(lambda g: g * 2)
+
+    def loss() -> Tensor:
+        x = z
+        for _ in range(6):
+            x = net(x)
+        return x.square().sum()
+
+    leaves = [z, *net.parameters()]
+    compare(loss, leaves, net)
+    want = gradients(loss(), leaves)
+    with ad.replay(net):
+        value = loss()
+    for _ in range(2):
+        assert same(torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True), want)
+    hooked.remove()
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
 def test_dtypes(dtype: torch.dtype) -> None:
     net, z = nn.Linear(8, 8).to(dtype), state(dtype=dtype)

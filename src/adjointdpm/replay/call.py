@@ -8,6 +8,7 @@ recomputations, N VJPs) on a small UNet; running without a graph would cost one 
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from typing import Any
 import torch
 
 from adjointdpm.errors import AdjointDPMError, InvalidInput
+from adjointdpm.replay.accumulate import added_as_they_arise
 from adjointdpm.replay.ambient import Ambient
-from adjointdpm.replay.gate import Gate, graph_task
+from adjointdpm.replay.gate import Gate, Total, graph_task
 from adjointdpm.replay.state import Snapshot
 from adjointdpm.replay.structure import Slot, swapped, tensors_in
 from adjointdpm.replay.unreached import guard_leaf
@@ -68,6 +70,7 @@ class Call:
     stats: Stats
     ambient: Ambient
     gates: list[Gate] = field(default_factory=list)  # one per differentiated slot, then one for the weights if any
+    added_directly: list[int] = field(default_factory=list)  # positions in `weights`, see accumulate.py
     mark: Mark | None = None
     buffers: dict[int, torch.Tensor] = field(default_factory=dict)
     probe: list[torch.Tensor] = field(default_factory=list)
@@ -135,10 +138,13 @@ class Call:
         if self.weights:
             behind.append(self.weights)
         pairs = [(gate, ts) for gate, ts, want in zip(self.gates, behind, wanted, strict=True) if want]
+        totals = [gate.totals.pop(task, Total([None] * len(ts))) for gate, ts in pairs]
+        direct = self.added_directly if self.weights and wanted[-1] else []
         roots, seeds = [], []
-        for gate, ts in pairs:  # the sum so far is the first summand, see gate.py
-            for tensor, so_far in zip(ts, gate.sums.pop(task, []), strict=False):
-                if so_far is not None:
+        for (_, ts), total in zip(pairs, totals, strict=True):  # the sum so far is the first summand, see gate.py
+            skipped = set(direct) if ts is self.weights else ()
+            for i, (tensor, so_far) in enumerate(zip(ts, total.gradients, strict=True)):
+                if so_far is not None and i not in skipped:
                     roots.append(tensor)
                     seeds.append(so_far)
         for output, cotangent in zip(outputs, cotangents, strict=True):
@@ -148,14 +154,22 @@ class Call:
         self.stats.vjps += 1
         self.backward_runs["now"] = True
         try:
-            with _without_hooks(self.weights):
+            with _without_hooks(self.weights), added_as_they_arise(self.weights, direct, totals[-1]):
                 gradients = iter(
                     torch.autograd.grad(roots, [t for _, ts in pairs for t in ts], seeds, allow_unused=True)
                 )
         finally:
             self.backward_runs["now"] = False
-        for gate, ts in pairs:
-            gate.sums[task] = [next(gradients) for _ in ts]
+        for (gate, ts), total in zip(pairs, totals, strict=True):
+            skipped = set(direct) if ts is self.weights else ()
+            total.gradients = [
+                so_far if i in skipped else new
+                for i, (so_far, new) in enumerate(
+                    zip(total.gradients, itertools.islice(gradients, len(ts)), strict=True)
+                )
+            ]
+            total.owned &= set(skipped)
+            gate.totals[task] = total
 
 
 @contextmanager

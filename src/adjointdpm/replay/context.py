@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 
 from adjointdpm.errors import InvalidInput
+from adjointdpm.replay.accumulate import large
 from adjointdpm.replay.ambient import Ambient
 from adjointdpm.replay.call import Call, Replayed, Stats, is_inside
 from adjointdpm.replay.gate import Gates
@@ -79,7 +80,7 @@ class replay:
         self._gates = Gates()
         self._snapshots: dict[torch.nn.Module, Snapshot] = {}
         self._watches: dict[torch.nn.Module, WeightWatch] = {}
-        self._uses: dict[tuple[torch.nn.Module, str], dict[int, int]] = {}  # of each argument, in one call
+        self._uses: dict[tuple[torch.nn.Module, str], tuple[dict[int, int], frozenset[int]]] = {}  # in one call
         self._patches = Patches()
         self._active = False
 
@@ -163,11 +164,13 @@ class replay:
         if not outputs:
             return result
         if (module, method) not in self._uses:
-            uses = check_reached(name, outputs, leaves, weights)
-            self._uses[module, method] = dict(zip(differentiated, uses, strict=True))
-        uses_of = self._uses[module, method]
+            of_leaves, of_weights = check_reached(name, outputs, leaves, weights)
+            once = [id(t) for t, uses in zip(weights, of_weights, strict=True) if uses <= 1 and large(t)]
+            self._uses[module, method] = dict(zip(differentiated, of_leaves, strict=True)), frozenset(once)
+        uses_of, once_used = self._uses[module, method]
         call.gates = [self._gates.of([tensors[i]], shared=uses_of.get(i) != 1) for i in differentiated]
         if weights:
+            call.added_directly = [i for i, t in enumerate(weights) if id(t) in once_used]
             call.gates.append(self._gates.of(weights, shared=True))
         tokens = [gate.token for gate in call.gates]
         outer = Replayed.apply(call, outputs, tensors, *tokens)  # type: ignore[no-untyped-call]

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-__all__ = ["Gate", "Gates", "graph_task"]
-
-Gradients = list[torch.Tensor | None]
+__all__ = ["Gate", "Gates", "Total", "graph_task"]
 
 
 def graph_task() -> int:
@@ -27,25 +26,34 @@ def graph_task() -> int:
     return int(torch._C._current_graph_task_id())
 
 
+@dataclass(slots=True)
+class Total:
+    """Gradients summed over the calls so far, one per tensor behind the gate."""
+
+    gradients: list[torch.Tensor | None]
+    owned: set[int] = field(default_factory=set)  # positions that may be added to in place, see accumulate.py
+
+
 class Gate:
     """`token` is an empty tensor with a graph edge to the tensors behind the gate; it goes into each call."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
-        self.sums: dict[int, Gradients] = {}  # by backward pass
-        self.token: torch.Tensor = _Gate.apply(self.sums, *tensors)  # type: ignore[no-untyped-call]
+        self.totals: dict[int, Total] = {}  # by backward pass
+        self.token: torch.Tensor = _Gate.apply(self.totals, *tensors)  # type: ignore[no-untyped-call]
 
 
 class _Gate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, sums: dict[int, Gradients], *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, totals: dict[int, Total], *tensors: torch.Tensor) -> torch.Tensor:
         ctx.set_materialize_grads(False)
-        ctx.sums = sums
+        ctx.totals = totals
         ctx.size = len(tensors)
         return torch.empty(0, device=tensors[0].device)
 
     @staticmethod
     def backward(ctx: Any, *_: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        gradients = ctx.sums.pop(graph_task(), None) or [None] * ctx.size
+        total: Total | None = ctx.totals.pop(graph_task(), None)
+        gradients = [None] * ctx.size if total is None else total.gradients
         if torch.is_grad_enabled():  # create_graph=True: say so where a second derivative is asked for, not silently
             gradients = [None if g is None else _no_second_derivative(g) for g in gradients]
         return None, *gradients

@@ -20,15 +20,17 @@ __all__ = ["check_reached", "guard_leaf"]
 
 def check_reached(
     name: str, outputs: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]
-) -> list[int]:
+) -> tuple[list[int], list[int]]:
     """Raise `UnreachedGradient` if the graph of `outputs` leads to a leaf other than `leaves` and `weights`.
 
     name: what was called, for the message.  leaves: stand for the call's differentiated arguments.
-    Returns how often the graph uses each of `leaves`.
+    Returns how often the graph uses each of `leaves` and of `weights`.
     """
-    uses = {id(t): sum(t is output for output in outputs) for t in leaves}
-    known = {*uses, *map(id, weights)}
+    uses = {id(t): sum(t is output for output in outputs) for t in [*leaves, *weights]}
     borders = {t.grad_fn for t in weights if t.grad_fn is not None}  # weights computed from others: stop there
+    for output in outputs:
+        if output.grad_fn is None and id(output) not in uses:
+            raise _error(name, output)
     todo: list[Any] = [t.grad_fn for t in outputs if t.grad_fn is not None]
     seen = set(todo) | borders
     while todo:
@@ -38,17 +40,21 @@ def check_reached(
             leaf = getattr(parent, "variable", None)
             if leaf is not None and id(leaf) in uses:
                 uses[id(leaf)] += 1
-            elif leaf is not None and id(leaf) not in known:
-                raise UnreachedGradient(
-                    f"{name} uses a tensor of shape {tuple(leaf.shape)} ({leaf.dtype}) that requires grad but is "
-                    "neither an argument of the call nor one of the module's weights, so no gradient can be carried to "
-                    "it. Pass it as an argument, make it an nn.Parameter of the module (attention processors may be "
-                    "nn.Modules), or detach it if its gradient is not wanted."
-                )
+            elif leaf is not None:
+                raise _error(name, leaf)
             elif parent not in seen:
                 seen.add(parent)
                 todo.append(parent)
-    return [uses[id(t)] for t in leaves]
+    return [uses[id(t)] for t in leaves], [uses[id(t)] for t in weights]
+
+
+def _error(name: str, leaf: torch.Tensor) -> UnreachedGradient:
+    return UnreachedGradient(
+        f"{name} uses a tensor of shape {tuple(leaf.shape)} ({leaf.dtype}) that requires grad but is neither an "
+        "argument of the call nor one of the module's weights, so no gradient can be carried to it. Pass it as an "
+        "argument, make it an nn.Parameter of the module (attention processors may be nn.Modules), or detach it if its "
+        "gradient is not wanted."
+    )
 
 
 def guard_leaf(leaf: torch.Tensor, name: str, expected: dict[str, bool]) -> None:
