@@ -18,7 +18,7 @@ KEYS = {"engine", "wrt", "rel_error", "cosine", "seconds", "peak_mb"}
 @pytest.fixture
 def check(cli: Callable[..., Any], tiny_folder: Path) -> Callable[..., Any]:
     def run(*arguments: object) -> Any:
-        return cli("check", *arguments, "--model", tiny_folder, "--device", "cpu")
+        return cli("check", "--model", tiny_folder, "--device", "cpu", *arguments)
 
     return run
 

@@ -19,7 +19,7 @@ from adjointdpm.runs import save_tensors
 @pytest.fixture
 def paint(cli: Callable[..., Any], tiny_folder: Path) -> Callable[..., Any]:
     def run(*arguments: object) -> Any:
-        return cli("generate", *arguments, "--model", tiny_folder, "--device", "cpu")
+        return cli("generate", "--model", tiny_folder, "--device", "cpu", *arguments)
 
     return run
 

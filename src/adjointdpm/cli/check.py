@@ -10,7 +10,7 @@ with an estimate of its own noise on the pipeline road.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from adjointdpm.cli.models import ModelChoice
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CheckRequest", "check"]
 
 PIPELINE_ENGINES = ("full", "exact")
+DIFFERENCE = "finite difference"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Finding:
     @property
     def is_difference(self) -> bool:
         """A finite difference, which checks plain backprop; all other rows check an engine against plain backprop."""
-        return self.row.against == "finite difference"
+        return self.row.against == DIFFERENCE
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self.row), "passed": self.row.passed, "road": self.road, "dtype": self.dtype}
@@ -72,8 +73,16 @@ def check(shell: Shell, request: CheckRequest, choice: ModelChoice) -> int:
 
 
 def check_names(request: CheckRequest) -> None:
-    """Raise `InvalidInput` for an unknown engine or tensor, before anything is loaded."""
+    """Raise `InvalidInput` for an unknown engine, tensor, solver or spacing, before anything is loaded."""
+    from typing import get_args
+
     from adjointdpm.gradients.check_generator import ENGINES, WRT
+    from adjointdpm.schedules import Spacing
+    from adjointdpm.solvers import make_solver
+
+    make_solver(request.solver)
+    if request.spacing not in get_args(Spacing):
+        raise InvalidInput(f"--spacing {request.spacing}: expected one of {', '.join(get_args(Spacing))}.")
 
     for option, names, known in (("--engines", request.engines, tuple(ENGINES)), ("--wrt", request.wrt, WRT)):
         unknown = [name for name in names if name not in known]
@@ -89,44 +98,47 @@ def measure(shell: Shell, request: CheckRequest, choice: ModelChoice) -> tuple[l
     pipe = choice.load()
     on_pipeline = tuple(name for name in request.engines if name in PIPELINE_ENGINES)
     road = {"solver": request.solver, "spacing": request.spacing}
-    stages: list[tuple[str, str, Any, tuple[str, ...], int]] = [
-        ("pipeline", choice.dtype, lambda: ad.differentiable(pipe), on_pipeline, request.directions),
-        ("ode", choice.dtype, lambda: ad.differentiable(pipe, **road), request.engines, 0),
+    stages: list[tuple[str, Any, tuple[str, ...]]] = [
+        ("pipeline", lambda: ad.differentiable(pipe), on_pipeline),
+        ("ode", lambda: ad.differentiable(pipe, **road), request.engines),
     ]
-    if request.directions and pipe.device.type != "mps":  # which has no float64
-        double = replace(choice, dtype="float64")
-        stages.append(
-            ("ode", "float64", lambda: ad.differentiable(double.load(), **road), ("full",), request.directions)
-        )
     findings: list[Finding] = []
     reports: list[GradientReport] = []
     done = 0
-    total = sum(3 + len(engines) + bool(directions) * len(request.wrt) for *_, engines, directions in stages)
+    total = sum(3 + len(engines) + bool(request.directions) * len(request.wrt) for *_, engines in stages)
     with shell.progress("checking gradients", total) as update:
-        for name, dtype, make, engines, directions in stages:
 
-            def say(line: str, name: str = name) -> None:
-                nonlocal done
-                done += 1
-                update(min(done, total), line)
+        def say(line: str) -> None:
+            nonlocal done
+            done += 1
+            update(min(done, total), line)
 
+        for name, make, engines in stages:
             if not engines:
                 continue
             try:
                 found = check_generator(
                     make(), request.prompt, steps=request.steps, engines=engines, wrt=request.wrt,
-                    guidance_scale=request.guidance, seed=request.seed, directions=directions, progress=say,
-                    meter=dtype == choice.dtype,
+                    guidance_scale=request.guidance, seed=request.seed, directions=request.directions, progress=say,
                 )  # fmt: skip
             except InvalidInput as error:
                 if name == "pipeline":
                     raise
                 reports.append(GradientReport((), (), (f"The ODE road was left out: {error}",)))
                 break
-            rows = [Finding(name, dtype, row) for row in found.rows]
-            findings += [finding for finding in rows if dtype == choice.dtype or finding.is_difference]
+            findings += [Finding(name, _dtype(row, choice), row) for row in found.rows]
             reports.append(found)
     return findings, _merged(findings, reports)
+
+
+def _dtype(row: Row, choice: ModelChoice) -> str:
+    """The number format of a row: the library takes its finite differences in float64 where it can."""
+    import torch
+
+    from adjointdpm.gradients.measure import tolerance_for
+
+    in_float64 = row.tolerance == tolerance_for(torch.float64, against=DIFFERENCE)
+    return "float64" if row.against == DIFFERENCE and in_float64 else choice.dtype
 
 
 def _merged(findings: list[Finding], reports: list[GradientReport]) -> GradientReport:
