@@ -13,7 +13,10 @@ from transformers import CLIPConfig, CLIPImageProcessorPil
 
 import adjointdpm as ad
 from adjointdpm.errors import InputWarning, InvalidInput
+from adjointdpm.numerics import relative_error
 from adjointdpm.pipelines.images import load_images
+from adjointdpm.pipelines.inputs import check_call
+from adjointdpm.pipelines.ode_road import OdeRoad
 from tests.pipelines import tiny
 
 
@@ -87,15 +90,25 @@ def test_inversion_finds_noise_that_gives_the_image_again(road: dict[str, Any]) 
     assert torch.equal(again.image, found.image)
 
 
-def test_inversion_in_pixel_space_is_close_to_exact() -> None:
+def test_inversion_in_pixel_space() -> None:
     pipe = tiny.unconditional()
     pipe.unet.conv_out.weight.data *= 0.1
     gen = ad.differentiable(pipe, solver="rk4")
     target = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    coarse, fine = (min(ad.invert_image(gen, target, num_inference_steps=n).psnr) for n in (3, 12))
-    assert fine > 30
-    assert fine > coarse - 0.5
-    assert ad.invert_image(gen, target, num_inference_steps=1).autoencoder_psnr[0] > 100
+    found = ad.invert_image(gen, target, num_inference_steps=6)
+    assert min(found.psnr) > 45
+    assert min(found.autoencoder_psnr) > 100  # there is none
+
+
+def test_the_last_step_of_a_sampler_is_undone() -> None:
+    road = OdeRoad(tiny.unconditional(), "euler", None, None, "exact")
+    call = check_call(road.pipe, type(road.pipe).__call__, {"batch_size": 1, "num_inference_steps": 1})
+    clean = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = road.before_last_step(call, clean)
+        landed = road.denoiser()(before, road.schedule.t_end).x0
+    assert float((before - clean).norm()) > 1e-3
+    assert relative_error(landed, clean) < 1e-5
 
 
 def test_images_of_every_kind(tmp_path: Path) -> None:

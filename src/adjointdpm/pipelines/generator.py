@@ -159,7 +159,7 @@ class Generator:
         if self.road != "ode":
             raise InvalidInput("only an ODE runs backward: make the generator with a solver, such as solver='ab4'")
         call = self._checked({"prompt": prompt, **arguments, "latents": latents})
-        return self._ode.solve(call, latents, to_noise).x0
+        return self._ode.solve(call, self._ode.before_last_step(call, latents), to_noise).x0
 
     def __call__(
         self,

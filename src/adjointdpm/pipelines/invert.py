@@ -1,8 +1,9 @@
 """Image to noise: the probability-flow ODE run from data to noise (DDIM inversion, with any solver).
 
-The image is encoded (the mode of the autoencoder's distribution), its latents are taken as the sample at the schedule's
-smallest time, and the ODE is solved towards noise by `sampler.to_noise`.  Guidance is 1 by default: the guided field of
-a large scale is far from the one that made the image, and errors of the way back grow with it.
+The image is encoded (the mode of the autoencoder's distribution), the last step of a sampler is undone, which turns
+clean latents into the sample at the schedule's smallest time, and `sampler.to_noise` solves the ODE towards noise.
+Guidance is 1 by default: the guided field of a large scale is far from the one that made the image, and errors of the
+way back grow with it.
 
 What is lost on the way: what the autoencoder cannot represent, and the solver's error, twice.  Both are measured.
 """

@@ -16,7 +16,7 @@ import torch
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.gradients import make_engine
-from adjointdpm.models import Denoiser
+from adjointdpm.models import Denoiser, GuidedDenoiser
 from adjointdpm.pipelines.adapters import DiffusersNetwork, conditioning, network_of
 from adjointdpm.pipelines.autoencode import decode
 from adjointdpm.pipelines.components import autoencoder_of, replayed_modules
@@ -32,6 +32,8 @@ from adjointdpm.schedules import from_scheduler_config
 from adjointdpm.solvers import make_solver
 
 __all__ = ["OdeRoad"]
+
+ROUNDS = 4  # of the fixed point before the last step
 
 EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 TEXT = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3", "clip_skip")
@@ -85,7 +87,7 @@ class OdeRoad:
             if latents is None:
                 size = call.arguments.get("height"), call.arguments.get("width")
                 latents = draw_noise(self.pipe, call.batch, call.arguments.get("generator"), *size)
-            sampled = self.solve(call, latents, sample)
+            sampled = self.solve(call, latents)
             vae = autoencoder_of(self.pipe)
             replaying = vae is not None and self.engine.name != "full" and torch.is_grad_enabled()
             with replay(vae, keep="last") if replaying else nullcontext() as recorder:
@@ -94,23 +96,41 @@ class OdeRoad:
         counts = Counts(sampled.stats, getattr(recorder, "stats", None))
         return Outcome(unclamped.clamp(0, 1), unclamped, sampled.x0, decoded, sampled.stats.nfe, counts)
 
-    def solve(self, call: Call, x: torch.Tensor, direction: Callable[..., Sampled]) -> Sampled:
+    def solve(self, call: Call, x: torch.Tensor, direction: Callable[..., Sampled] = sample) -> Sampled:
         """Solve the ODE of a checked call: `direction` is `sampler.sample` or `sampler.to_noise`."""
-        self._check_arguments(call)
-        guidance = self._guidance(call)
-        cond, uncond = self._conditions(call, wanted=isinstance(guidance, torch.Tensor) or guidance != 1)
+        denoiser, bound = self._problem(call)
         return direction(
-            self.denoiser(call.arguments.get("cross_attention_kwargs")),
+            denoiser,
             x,
-            cond=cond,
-            uncond=uncond,
-            guidance=guidance,
+            **bound,
             steps=call.steps if call.steps is not None else call.parameters["num_inference_steps"].default,
             solver=self.solver,
             gradient=self.engine,
             callback=self._callback(call.arguments.get("callback_on_step_end")),
             **self.options,
         )
+
+    def before_last_step(self, call: Call, x_0: torch.Tensor) -> torch.Tensor:
+        """The sample x at the schedule's last time from which a sampler's last step lands on `x_0`.
+
+        That step is x_0 = (x − σ ε̂(x)) / α, so x = α x_0 + σ ε̂(x), a fixed point: σ is small there, and each round
+        brings the iterate closer by a factor of about σ.
+        """
+        denoiser, bound = self._problem(call)
+        guided = GuidedDenoiser(denoiser, x=x_0, **bound)
+        time = torch.tensor(self.schedule.t_end, dtype=torch.float64)
+        alpha, sigma = (float(f(time)) for f in (self.schedule.alpha, self.schedule.sigma))
+        x = x_0
+        for _ in range(ROUNDS):
+            x = alpha * x_0 + sigma * guided(x, time).eps
+        return x
+
+    def _problem(self, call: Call) -> tuple[Denoiser, dict[str, Any]]:
+        self._check_arguments(call)
+        guidance = self._guidance(call)
+        cond, uncond = self._conditions(call, wanted=isinstance(guidance, torch.Tensor) or guidance != 1)
+        denoiser = self.denoiser(call.arguments.get("cross_attention_kwargs"))
+        return denoiser, {"cond": cond, "uncond": uncond, "guidance": guidance}
 
     def denoiser(self, cross_attention_kwargs: Any = None) -> Denoiser:
         """The pipeline's network as a denoiser of the ODE road."""
