@@ -246,6 +246,14 @@ def test_paper_preset_says_when_it_blows_up() -> None:
         assert max(errors(problem.gradients(Adjoint()), problem.gradients("full")).values()) < 0.2
 
 
+@pytest.mark.parametrize("backward", ["euler", "ab2", "ab4"])
+def test_a_low_order_or_multistep_backward_says_so_without_a_drift_to_see(backward: Any) -> None:
+    vp = VPLinear()
+    problem = Problem(settings={"t_start": vp.t_start, "t_end": vp.t_end, "steps": 10, "solver": "rk4"})
+    with pytest.warns(NumericalWarning, match="from those of another order"):
+        problem.gradients(Adjoint(backward))
+
+
 def test_paper_preset_converges_with_many_steps() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", NumericalWarning)

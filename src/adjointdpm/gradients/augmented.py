@@ -117,10 +117,8 @@ class Linearization:
         system = self._system
         if not self._out.requires_grad:
             return torch.zeros_like(a)
-        asked = system.leaves if weight != 0 else []
-        found = torch.autograd.grad(
-            self._out, [self._leaf, *asked], a.to(self._out.dtype), retain_graph=keep, allow_unused=True
-        )
+        inputs, a = [self._leaf, *system.leaves], a.to(self._out.dtype)
+        found = torch.autograd.grad(self._out, inputs, a, retain_graph=keep, allow_unused=True)
         system.vjps += 1
         system.accumulate(found[1:], weight)
         return torch.zeros_like(a) if found[0] is None else found[0]
