@@ -62,7 +62,8 @@ def run(study: Study, model: dict[str, str]) -> dict[str, Any]:
             bars.remove_task(task)
             bars.advance(whole)
             closed = {m: percent(v["mse"]["median"]) for m, v in found["gap_closed"].items()}
-            console.print(f"{effect.title}: {closed}, word “{found['word']}”, {found['seconds']['all']:.0f} s")
+            line = f"{effect.title}: {closed}, word “{found['word']}”, {found['seconds']['all']:.0f} s"
+            console.print(line, soft_wrap=True)
     return {
         "train_prompts": TRAIN_PROMPTS,
         "train_seeds": TRAIN_SEEDS,

@@ -68,7 +68,8 @@ def run(out: Path, epochs: int | None = None, threads: int | None = None) -> Pat
         for c in checks:
             console.print(
                 f"{c.steps} steps: exact differs from plain backprop by {c.error:.1e}; "
-                f"peak {c.exact_mb:.0f} MB instead of {c.full_mb:.0f} MB"
+                f"peak {c.exact_mb:.0f} MB instead of {c.full_mb:.0f} MB",
+                soft_wrap=True,
             )
         shown = []
         for one in job.DEMONSTRATIONS:
@@ -84,7 +85,8 @@ def run(out: Path, epochs: int | None = None, threads: int | None = None) -> Pat
             shown.append(job.show(generator, one, result))
             bars.advance(drawing)
             console.print(
-                f"{one.effect}: {100 * shown[-1].gap:.0f} % of the gap to the true effect closed on unseen prompts"
+                f"{one.effect}: {100 * shown[-1].gap:.0f} % of the gap to the true effect closed on unseen prompts",
+                soft_wrap=True,
             )
         folder = Path(zoo.emoji_folder())
         page = report(shown, checks, shown[0].result.record, job.seconds_since(began), folder)
