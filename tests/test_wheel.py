@@ -39,7 +39,7 @@ def test_wheel_generates_outside_the_checkout(tmp_path: Path) -> None:
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
     code = GENERATE.format(site=str(site), image=str(image))
     # -P keeps the working directory off the path; PYTHONPATH comes before the editable install of the checkout.
-    run = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(site)})
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(site)}
+    run = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment)
     assert run.returncode == 0
     assert image.stat().st_size > 200
-
