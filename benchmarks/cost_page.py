@@ -1,0 +1,86 @@
+"""docs/cost.md out of the figures of `benchmarks.cost`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+NAMES = {
+    "floor": "floor, by hand",
+    "pipeline": "`differentiable(pipe)`",
+    "ode": '`differentiable(pipe, solver="euler")`',
+    "plain": "plain backprop",
+    "reentrant": "`torch.utils.checkpoint`, reentrant",
+    "non-reentrant": "`torch.utils.checkpoint`, non-reentrant",
+}
+TITLES = {"x_T": "gradient to the noise", "weights": "gradient to the noise and all weights of the U-Net"}
+TIME_LIMIT, MEMORY_LIMIT = 1.10, 1.10
+INTRO = """# What a gradient costs
+
+Written by `python -m benchmarks.cost`. The networks are the embedded model's, at random weights: 16 × 16 latents of 8
+channels, guided (both branches in one batch), DDIM, 64 × 64 images, decoding in both passes. Machine: {processor},
+{threads} threads, Python {python}, torch {torch}. Times are medians of {rounds} turns; the methods take turns.
+
+The *floor* ([`benchmarks/floor.py`](../benchmarks/floor.py), which imports nothing of the library) is what no exact
+method with one denoiser graph alive can undercut: N forwards, N − 1 recomputations, N vector-Jacobian products. *Error*
+is the largest ‖Δ‖₂/‖g‖₂ over the differentiated tensors, against plain backprop through the pipeline. Methods that step
+by their own code (floor, ODE road, checkpoints) round the same steps otherwise, hence their 1e-7 to 1e-5.
+"""
+
+
+def write_page(result: dict[str, Any], path: Path) -> None:
+    machine = {**result["machine"], "rounds": result["times"][0]["rounds"]}
+    parts = [INTRO.format(**machine), "## Time\n"]
+    parts += [_time_table(row) for row in result["times"]]
+    parts += [_time_verdict(result["times"]), "## Memory\n", *_memory_tables(result["memory"])]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(parts))
+
+
+def _time_table(row: dict[str, Any]) -> str:
+    least = row["seconds"]["floor"]
+    lines = [
+        f"{TITLES[row['kind']].capitalize()}, batch {row['batch']}, {row['steps']} steps:\n",
+        "| method | seconds | × floor | error |",
+        "| --- | --- | --- | --- |",
+    ]
+    for method, seconds in row["seconds"].items():
+        lines.append(f"| {NAMES[method]} | {seconds:.2f} | {seconds / least:.2f} | {row['errors'][method]:.1e} |")
+    return "\n".join(lines) + "\n"
+
+
+def _time_verdict(rows: list[dict[str, Any]]) -> str:
+    lines = []
+    for method in ("pipeline", "ode"):
+        worst = max(row["seconds"][method] / row["seconds"]["floor"] for row in rows)
+        met = "met" if worst <= TIME_LIMIT else "not met"
+        lines.append(f"{NAMES[method]}: at most {worst:.2f} × the floor (target {TIME_LIMIT:.2f}: {met}).")
+    return "\n".join(lines) + "\n"
+
+
+def _memory_tables(rows: list[dict[str, Any]]) -> list[str]:
+    parts = []
+    for kind, title in TITLES.items():
+        few, many = (row for row in rows if row["kind"] == kind)
+        lines = [
+            f"{title.capitalize()}, batch 1, MiB: peak of live tensors; growth of the resident memory of a process.\n",
+            "| method | {0} steps | {1} steps | ratio | resident, {0} | resident, {1} |".format(
+                few["steps"], many["steps"]
+            ),
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for method in few["peak_bytes"]:
+            a, b = few["peak_bytes"][method], many["peak_bytes"][method]
+            r, s = few["rss_bytes"][method], many["rss_bytes"][method]
+            lines.append(f"| {NAMES[method]} | {_mib(a)} | {_mib(b)} | {b / a:.2f} | {_mib(r)} | {_mib(s)} |")
+        parts.append("\n".join(lines) + "\n")
+    for method in ("pipeline", "ode"):
+        pairs = [[row["peak_bytes"][method] for row in rows if row["kind"] == kind] for kind in TITLES]
+        worst = max(many / few for few, many in pairs)
+        met = "met" if worst <= MEMORY_LIMIT else "not met"
+        parts.append(f"{NAMES[method]}: {worst:.2f} × from few to many steps (target {MEMORY_LIMIT:.2f}: {met}).")
+    return [*parts[:-1], parts[-1] + "\n"]
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f}"
