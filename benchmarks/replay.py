@@ -176,6 +176,8 @@ def measure_overhead(calls: int = 80, rounds: int = 25) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true", help="only write the page again")
+    parser.add_argument("--calls", nargs="+", type=int, default=CALLS, help="numbers of calls, default %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds up to 20 calls; half of them beyond")
     parser.add_argument("--rss", nargs=3, metavar=("KIND", "CALLS", "METHOD"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,14 +186,14 @@ def main() -> None:
         print_resident_growth(options.rss[0], int(options.rss[1]), options.rss[2])
         return
     if not options.page:
-        rows = []
-        for kind, calls in [*(("noise", n) for n in CALLS), ("weights", 20)]:
-            rows.append(measure_loop(kind, calls, rounds=5 if calls <= 20 else 3))
-            print(json.dumps(rows[-1]), flush=True)
         machine = {"python": platform.python_version(), "torch": torch.__version__, "threads": 1}
-        result = {"machine": machine, "loops": rows, "overhead_us": measure_overhead()}
+        result: dict[str, Any] = {"machine": machine, "overhead_us": measure_overhead(), "loops": []}
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        for kind, calls in [*(("noise", n) for n in options.calls), ("weights", 20)]:
+            rounds = options.rounds if calls <= 20 else (options.rounds + 1) // 2
+            result["loops"].append(measure_loop(kind, calls, rounds))
+            print(json.dumps(result["loops"][-1]), flush=True)
+            path.write_text(json.dumps(result, indent=1) + "\n")  # after each: it is a long run
     write_page(json.loads(path.read_text()), HERE.parent / "docs" / "replay.md")
 
 

@@ -2,8 +2,8 @@
 
 Recorded when a call runs and in force again when it is replayed, whatever holds at the time of backward, which usually
 runs after the `with torch.autocast(...)` block has ended and the random generators have moved on.  Covered are torch's
-default generators of the CPU and of the tensors' CUDA devices and every `torch.Generator` among the arguments; Python's
-and numpy's own generators are not.
+default generators of the CPU, of the current CUDA device and of the tensors' devices, and every `torch.Generator` among
+the arguments; Python's and numpy's own generators are not.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Ambient:
 
     def __init__(self, devices: Iterable[torch.device], generators: Iterable[torch.Generator]) -> None:
         devices = set(devices)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # offload hooks take tensors of the CPU there
+            devices.add(torch.device("cuda", torch.cuda.current_device()))
         kinds = {"cpu", *(d.type for d in devices if d.type in ("cuda", "xpu", "mps", "hpu"))}
         self.autocast = {kind: _autocast_state(kind) for kind in kinds}
         self.kernels = [enabled() for enabled, _ in _KERNELS]
