@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.epochs is not None and options.epochs < 1:
         parser.error(f"--epochs {options.epochs}: expected at least 1")
     try:
-        print(run(options.out, options.epochs, options.threads))
+        print(run(options.out.resolve(), options.epochs, options.threads))
     except AdjointDPMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -76,7 +76,10 @@ def _optimisation(shown: list[Shown]) -> Section:
     facts = [
         ("learnt from", ", ".join(TRAIN_PROMPTS)),
         ("what is learnt", "the last 8 of the 16 rows of the text encoder's output, the same for every prompt"),
-        ("optimiser", f"AdamW, {len(shown[0].result.losses)} steps, mean squared error to the four target images"),
+        (
+            "optimiser",
+            f"AdamW, {len(shown[0].result.losses)} steps, mean squared error to {len(TRAIN_PROMPTS)} target images",
+        ),
         (
             "time",
             "; ".join(
