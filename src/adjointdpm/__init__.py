@@ -4,16 +4,16 @@
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-# Bound here, not lazily: the module and the function share a name, and the first import of the module would shadow it.
-from adjointdpm.replay import replay
 
 if TYPE_CHECKING:
     from adjointdpm import formats, losses, tasks, zoo
     from adjointdpm.gradients.check import check_gradients
     from adjointdpm.models import Denoiser
     from adjointdpm.pipelines import differentiable, invert_image
+    from adjointdpm.replay import replay
     from adjointdpm.sampler import sample
 
 __version__ = "0.1.0"
@@ -35,6 +35,7 @@ _HOME = {
     "Denoiser": "adjointdpm.models",
     "check_gradients": "adjointdpm.gradients.check",
     "differentiable": "adjointdpm.pipelines",
+    "replay": "adjointdpm.replay",
     "invert_image": "adjointdpm.pipelines",
     "sample": "adjointdpm.sampler",
 }
@@ -49,6 +50,16 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     raise AttributeError(f"module 'adjointdpm' has no attribute '{name}'")
+
+
+class _Package(ModuleType):
+    """Importing the module `adjointdpm.replay` binds its function of the same name here, never the module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value.replay if name == "replay" and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ from studies.inversion.design import TRAIN_PROMPTS, TRAIN_SEEDS
 
 def candidates() -> list[str]:
     """Every effect word, style, light and background of the vocabulary, as it stands in captions."""
-    from adjointdpm.zoo import vocabulary as v
+    from adjointdpm.zoo import lexicon as v
 
     return [
         *v.EFFECTS,

@@ -106,7 +106,7 @@ def test_weights_and_text_encoder(pipe: Any) -> None:
         gen.with_(gradient=engine)(
             "a cat", seed=0, num_inference_steps=2, guidance_scale=3.0
         ).image_unclamped.mean().backward()
-        grads.append({n: p.grad.clone() for n, p in gen.parameters().items() if p.grad is not None})
+        grads.append({n: p.grad.clone() for n, p in gen.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
     assert any(n.startswith("text_encoder") for n in grads[0])
     assert all(relative_error(grads[0][n], grads[1][n]) < 1e-5 for n in grads[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -128,9 +128,13 @@ class Generator:
         """The names of the arguments that the pipeline's call takes."""
         return tuple(inspect.signature(self._function).parameters)[1:]
 
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The weights that get a gradient, by full name."""
-        return {name: p for name, p in self._now_selected().weights.items() if p.requires_grad}
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """The weights that get a gradient, with their full names such as `unet.conv_in.weight`."""
+        yield from ((name, p) for name, p in self._now_selected().weights.items() if p.requires_grad)
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """The weights that get a gradient, for an optimizer."""
+        yield from (p for _, p in self.named_parameters())
 
     def encode_prompt(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None

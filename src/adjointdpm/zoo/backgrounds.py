@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .vocabulary import COLORS, PATTERNS
+from adjointdpm.zoo.lexicon import COLORS, PATTERNS
 
 PERIOD = 16
 

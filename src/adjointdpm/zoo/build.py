@@ -87,7 +87,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    from .vocabulary import END, START, UNKNOWN, words
+    from adjointdpm.zoo.lexicon import END, START, UNKNOWN, words
 
     vocabulary = {word: index for index, word in enumerate((UNKNOWN, START, END, *words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import random
 
-from .compose import Scenes
-from .objects import OBJECTS
-from .vocabulary import COLORS, EFFECTS, LIGHTS, NAMELESS, PATTERNS, POSITIONS, SIZES, STYLES
+from adjointdpm.zoo.compose import Scenes
+from adjointdpm.zoo.lexicon import COLORS, EFFECTS, LIGHTS, NAMELESS, PATTERNS, POSITIONS, SIZES, STYLES
+from adjointdpm.zoo.objects import OBJECTS
 
 EMPTY = 0.10  # share of captions dropped whole, for guidance
-DROP = {"style": 0.08, "large": 0.6, "background": 0.15, "white": 0.45, "position": 0.25, "effect": 0.05, "object": 0.01}
+DROP = {
+    "style": 0.08,
+    "large": 0.6,
+    "background": 0.15,
+    "white": 0.45,
+    "position": 0.25,
+    "effect": 0.05,
+    "object": 0.01,
+}
 
 
 def caption(scenes: Scenes, i: int, rng: random.Random | None = None) -> str:

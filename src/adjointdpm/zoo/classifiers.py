@@ -1,9 +1,8 @@
 """Two small networks that name an emoji's object and style.
 
 `Classifier` is a residual network with batch norm: tasks may optimise against it and use its
-feature maps as a perceptual distance.  `Judge` is another architecture (depthwise convolutions,
-layer norm, no residual network's inductive habits shared) and another seed, and is never optimised
-against: it measures.
+feature maps as a perceptual distance.  `Judge` is another architecture (plain convolutions and
+max-pooling) from another seed, and is never optimised against: it measures.
 """
 
 from __future__ import annotations
@@ -13,27 +12,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .objects import OBJECTS
-from .vocabulary import STYLES
+from adjointdpm.zoo.lexicon import STYLES
+from adjointdpm.zoo.objects import OBJECTS
 
 
 @dataclass
 class Scores:
-    """Logits of a batch: objects (B, n_objects), styles (B, 3)."""
+    """Logits of a batch: objects (B, n_objects), styles (B, 3), and both at once (B, n_objects, 3)."""
 
     objects: Tensor
     styles: Tensor
+    drawings: Tensor
 
 
 class _Network(nn.Module):
-    """A pyramid of stages and two heads on the mean of the last feature map."""
+    """A pyramid of stages and one head on the mean of the last feature map."""
 
     def __init__(self, stages: list[nn.Module], width: int):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(width)
-        self.object_head = nn.Linear(width, len(OBJECTS))
-        self.style_head = nn.Linear(width, len(STYLES))
+        # one logit a drawing: what makes a style is another thing for each object
+        self.head = nn.Linear(width, len(OBJECTS) * len(STYLES))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Differentiable feature maps, finest first, of images (B, 3, 64, 64) in [0, 1]."""
@@ -48,8 +48,8 @@ class _Network(nn.Module):
         return self.norm(self.features(image)[-1].mean(dim=(2, 3)))
 
     def forward(self, image: Tensor) -> Scores:
-        pooled = self.embed(image)
-        return Scores(self.object_head(pooled), self.style_head(pooled))
+        drawings = self.head(self.embed(image)).unflatten(1, (len(OBJECTS), len(STYLES)))
+        return Scores(drawings.logsumexp(dim=2), drawings.logsumexp(dim=1), drawings)
 
 
 class _Residual(nn.Module):
@@ -80,34 +80,21 @@ class Classifier(_Network):
         super().__init__(stages, widths[-1])
 
 
-class _ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class _Depthwise(nn.Module):
-    def __init__(self, width: int, kernel: int = 5, expansion: int = 3):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width),
-            _ChannelNorm(width),
-            nn.Conv2d(width, expansion * width, 1),
-            nn.GELU(),
-            nn.Conv2d(expansion * width, width, 1),
-        )
-        self.scale = nn.Parameter(torch.full((width, 1, 1), 0.1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.scale * self.body(x)
+def _plain(inside: int, outside: int, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outside), nn.GELU()
+    )
 
 
 class Judge(_Network):
+    """A chain of plain convolutions and max-pooling, with a wide first kernel."""
+
     def __init__(self) -> None:
         stages: list[nn.Module] = [
-            nn.Sequential(nn.Conv2d(3, 32, 4, 4), _ChannelNorm(32), nn.Conv2d(32, 64, 3, padding=1), _Depthwise(64), _Depthwise(64)),
-            nn.Sequential(_ChannelNorm(64), nn.Conv2d(64, 128, 2, 2), _Depthwise(128), _Depthwise(128)),
-            nn.Sequential(_ChannelNorm(128), nn.Conv2d(128, 192, 2, 2), _Depthwise(192), _Depthwise(192)),
+            nn.Sequential(nn.Conv2d(3, 24, 5, 2, 2, bias=False), nn.BatchNorm2d(24), nn.GELU()),
+            nn.Sequential(_plain(24, 56), nn.MaxPool2d(2)),
+            nn.Sequential(_plain(56, 112), nn.MaxPool2d(2)),
+            nn.Sequential(_plain(112, 192), nn.MaxPool2d(2)),
+            _plain(192, 256),
         ]
-        super().__init__(stages, 192)
+        super().__init__(stages, 256)

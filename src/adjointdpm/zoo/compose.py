@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import effects as fx
-from .backgrounds import PERIOD, pale, paint, palette
-from .vocabulary import COLORS, EFFECTS, LIGHTS, PATTERNS, POSITIONS, SIZES, STYLES
+from adjointdpm.zoo import effects as fx
+from adjointdpm.zoo.backgrounds import PERIOD, paint, pale, palette
+from adjointdpm.zoo.lexicon import COLORS, EFFECTS, LIGHTS, PATTERNS, POSITIONS, SIZES, STYLES
 
 IMAGE = 64
 STEP = 8  # objects move by this many pixels: one cell of the denoiser's 8 x 8 level
@@ -93,7 +93,14 @@ def _foregrounds(scenes: Scenes, sprites: Sprites, moves: Tensor, step: int) -> 
     """(B, 4, 64, 64) premultiplied RGBA in [0, 1] with each sprite at its place."""
     canvas = torch.zeros(len(scenes), IMAGE, IMAGE, 4, dtype=torch.uint8)
     sizes = list(SIZES.values())
-    rows = zip(scenes.object.tolist(), scenes.style.tolist(), scenes.size.tolist(), scenes.position.tolist(), moves.tolist(), strict=True)
+    rows = zip(
+        scenes.object.tolist(),
+        scenes.style.tolist(),
+        scenes.size.tolist(),
+        scenes.position.tolist(),
+        moves.tolist(),
+        strict=True,
+    )
     for i, (obj, style, size, position, moved) in enumerate(rows):
         extent = sizes[size]
         top, left = _corner(extent, position, moved, step)

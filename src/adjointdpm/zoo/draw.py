@@ -13,11 +13,11 @@ from importlib.resources import files
 import torch
 from torch import Tensor
 
-from .compose import SLOTS, Scenes
-from .objects import OBJECTS
-from .vocabulary import COLORS, EFFECTS, LIGHTS, PATTERNS, POSITIONS, SIZES, STYLES
+from adjointdpm.zoo.compose import SLOTS, Scenes
+from adjointdpm.zoo.lexicon import COLORS, EFFECTS, LIGHTS, PATTERNS, POSITIONS, SIZES, STYLES
+from adjointdpm.zoo.objects import OBJECTS
 
-SIZE_SHARES = (0.25, 0.75)
+SIZE_SHARES = (0.18, 0.82)
 OFF_CENTER = {"small": 0.6, "large": 0.3}
 KIND_SHARES = (0.50, 0.20, *[0.30 / len(PATTERNS)] * len(PATTERNS))
 WHITE_SHARE = 0.35  # of the plain backgrounds, beyond its share as one of the colours
@@ -50,9 +50,7 @@ def _choice(shares: tuple[float, ...], n: int, g: torch.Generator) -> Tensor:
     return torch.multinomial(torch.tensor(shares), n, replacement=True, generator=g)
 
 
-def draw_scenes(
-    n: int, generator: torch.Generator, include_held_out: bool = False, richness: float = 1.0
-) -> Scenes:
+def draw_scenes(n: int, generator: torch.Generator, include_held_out: bool = False, richness: float = 1.0) -> Scenes:
     """`n` independent scenes; `include_held_out` lifts the ban (classifiers see every pair).
 
     `richness` below 1 makes effects and lights rarer: a denoiser that is still learning its objects
@@ -116,9 +114,17 @@ def draw_color_maps(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
 
     identity = torch.eye(3, 4).expand(n, 3, 4)
     maps = []
-    duotone = [torch.cat([torch.zeros(n, 3, 3), c[:, :, None]], 2) for c in (0.5 * uniform(n, 3), 0.35 + 0.65 * uniform(n, 3))]
+    duotone = [
+        torch.cat([torch.zeros(n, 3, 3), c[:, :, None]], 2) for c in (0.5 * uniform(n, 3), 0.35 + 0.65 * uniform(n, 3))
+    ]
     split = [identity.clone() for _ in range(2)]
-    mix = torch.cat([torch.eye(3) + 0.35 * torch.randn(n, 3, 3, generator=generator), 0.12 * torch.randn(n, 3, 1, generator=generator)], 2)
+    mix = torch.cat(
+        [
+            torch.eye(3) + 0.35 * torch.randn(n, 3, 3, generator=generator),
+            0.12 * torch.randn(n, 3, 1, generator=generator),
+        ],
+        2,
+    )
     for ends in split:
         ends[:, :, 3] = 0.5 * uniform(n, 3) - 0.25
     family = torch.randint(0, 3, (n, 1, 1), generator=generator)

@@ -119,8 +119,10 @@ def foreground_mask(image: Tensor) -> Tensor:
     colours that are farthest apart on the border.
     """
     with torch.no_grad():
-        b, _, h, w = image.shape
-        border = torch.cat([image[:, :, :2].flatten(2), image[:, :, :, :2].flatten(2), image[:, :, :, -2:].flatten(2)], 2)
+        b, _, h, _ = image.shape
+        border = torch.cat(
+            [image[:, :, :2].flatten(2), image[:, :, :, :2].flatten(2), image[:, :, :, -2:].flatten(2)], 2
+        )
         luma = (border * torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(1, 3, 1)).sum(1)
         low, high = (luma.argsort(dim=1)[:, k] for k in (luma.shape[1] // 5, -luma.shape[1] // 5))
         pick = torch.arange(b, device=image.device)
@@ -174,7 +176,9 @@ def duotone(
     highlights: tuple[float, float, float] | Tensor = (1.0, 0.86, 0.25),
 ) -> Tensor:
     """Luminance mapped to a line between two colours (default: purple shadows, yellow lights)."""
-    ends = [torch.as_tensor(c, dtype=image.dtype, device=image.device).reshape(-1, 3, 1, 1) for c in (shadows, highlights)]
+    ends = [
+        torch.as_tensor(c, dtype=image.dtype, device=image.device).reshape(-1, 3, 1, 1) for c in (shadows, highlights)
+    ]
     gray = luminance(image)
     return _toward(image, ends[0] + (ends[1] - ends[0]) * gray, strength)
 
@@ -186,7 +190,9 @@ def color_grade(
     highlights: tuple[float, float, float] | Tensor = (0.12, -0.04, -0.30),
 ) -> Tensor:
     """Split toning: one colour shift in the shadows, another in the lights (default: teal-orange)."""
-    low, high = (torch.as_tensor(c, dtype=image.dtype, device=image.device).reshape(-1, 3, 1, 1) for c in (shadows, highlights))
+    low, high = (
+        torch.as_tensor(c, dtype=image.dtype, device=image.device).reshape(-1, 3, 1, 1) for c in (shadows, highlights)
+    )
     gray = luminance(image)
     graded = image + low * (1 - gray) + high * gray
     return _toward(image, graded, strength)

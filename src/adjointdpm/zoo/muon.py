@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .team import Team
+from adjointdpm.zoo.team import Team
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic that pushes singular values to about 1
 
@@ -37,7 +37,8 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 def split_parameters(named: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """(matrices for Muon, the rest): embeddings and the first and last layer stay with AdamW."""
     outside = ("conv_in", "conv_out", "embedding")
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, p in named.items():
         is_matrix = p.ndim >= 2 and not any(word in name for word in outside)
         (matrices if is_matrix else rest).append(p)
@@ -49,7 +50,10 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], team: Team, momentum: float = 0.95, weight_decay: float = 0.01):
         self.team = team
-        super().__init__(groups, dict(lr=1e-3, momentum=momentum, weight_decay=weight_decay, betas=(0.9, 0.99), muon=False))
+        super().__init__(
+            groups,
+            {"lr": 1e-3, "momentum": momentum, "weight_decay": weight_decay, "betas": (0.9, 0.99), "muon": False},
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

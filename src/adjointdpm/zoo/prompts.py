@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from .compose import SLOTS, Scenes, Sprites, compose
-from .draw import held_out
-from .objects import OBJECTS
-from .vocabulary import COLORS, EFFECTS, LIGHTS, PATTERNS, POSITIONS, SIZES, STYLES
+from adjointdpm.zoo.compose import SLOTS, Scenes, Sprites, compose
+from adjointdpm.zoo.draw import held_out
+from adjointdpm.zoo.lexicon import COLORS, EFFECTS, LIGHTS, PATTERNS, POSITIONS, SIZES, STYLES
+from adjointdpm.zoo.objects import OBJECTS
 
 Row = dict[str, Any]
 KINDS = ("plain", "gradient", *PATTERNS)
@@ -97,7 +97,7 @@ def draw_prompts(sprites: Sprites, seed: int = 0, n: int = 200) -> dict[str, lis
     even: list[Row] = []
     for effect, kind, color, style in zip(effects, kinds, colors, styles, strict=True):
         extra = {} if effect is None else {"light": effect[6:]} if effect.startswith("light:") else {"effect": effect}
-        for k, word in enumerate(pool):
+        for k, word in enumerate(pool):  # noqa: B007  (k is used below)
             row = {"object": word, "style": style} | _ground(kind, color, rng) | extra
             if (word, style) not in banned and (word, effect) not in banned and (not extra or _visible(row, sprites)):
                 break

@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .compose import Sprites, compose
-from .prompts import KINDS, Row, scenes_of
-from .vocabulary import COLORS, EFFECTS, LIGHTS
+from adjointdpm.zoo.compose import Sprites, compose
+from adjointdpm.zoo.lexicon import COLORS, EFFECTS, LIGHTS
+from adjointdpm.zoo.prompts import KINDS, Row, scenes_of
 
 STRENGTHS = (0.65, 0.825, 1.0)
 PLACES = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))  # (9, 2) moves of the object
@@ -117,7 +117,9 @@ def rule_quality(rows: list[Row], sprites: Sprites, seed: int = 0) -> dict[str, 
             changed = draw(_with_effect(row, str(other)))
             _count(counts["effect"], effect_obeyed(real, row, sprites), effect_obeyed(changed, row, sprites))
         ground = {k: row[k] for k in ("kind", "color", "color2") if row.get(k)}
-        same_kind = [g for g in backgrounds() if g != ground and (row.get("effect") != "bokeh" or g["kind"] not in KINDS[:2])]
+        same_kind = [
+            g for g in backgrounds() if g != ground and (row.get("effect") != "bokeh" or g["kind"] not in KINDS[:2])
+        ]
         swapped = {k: v for k, v in row.items() if k != "color2"} | dict(pick(same_kind))  # type: ignore[arg-type]
         changed = draw(swapped)
         _count(counts["background"], background_obeyed(real, row, sprites), background_obeyed(changed, row, sprites))

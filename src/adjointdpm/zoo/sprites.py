@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .objects import OBJECTS, SHORT_NAMES
-from .vocabulary import SIZES, STYLES
+from adjointdpm.zoo.lexicon import SIZES, STYLES
+from adjointdpm.zoo.objects import OBJECTS, SHORT_NAMES
 
 PACKAGES = {
     "emoji-datasource-google": "emoji-datasource-google-16.0.0.tgz",
@@ -44,7 +44,7 @@ def _read_drawings(archives: dict[str, Path]) -> dict[tuple[str, str], np.ndarra
     """RGBA drawings by (word, style), as stored in the archives."""
     from PIL import Image
 
-    google, twitter, fluent = (tarfile.open(archives[p]) for p in PACKAGES)
+    google, twitter, fluent = (tarfile.open(archives[p]) for p in PACKAGES)  # noqa: SIM115
     table = google.extractfile("package/emoji.json")
     assert table is not None
     rows = {row["short_name"]: row for row in json.load(table)}
@@ -77,8 +77,7 @@ def fit(drawing: np.ndarray, size: int) -> np.ndarray:
     scale = size / max(height, width)
     target = (max(1, round(width * scale)), max(1, round(height * scale)))
     planes = [
-        np.asarray(Image.fromarray(premultiplied[..., c]).resize(target, Image.Resampling.LANCZOS))
-        for c in range(4)
+        np.asarray(Image.fromarray(premultiplied[..., c]).resize(target, Image.Resampling.LANCZOS)) for c in range(4)
     ]
     fitted = np.zeros((size, size, 4), np.float32)
     top, left = (size - target[1]) // 2, (size - target[0]) // 2

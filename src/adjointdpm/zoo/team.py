@@ -62,7 +62,9 @@ class Team:
         return list(numbers)
 
 
-def _member(rank: int, world: int, port: int, counter: Any, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _member(
+    rank: int, world: int, port: int, counter: Any, work: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=world)

@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .build import SCALE, build_vae
-from .compose import Sprites, compose
-from .draw import draw_scenes
-from .training import Run
+from adjointdpm.zoo.build import SCALE, build_vae
+from adjointdpm.zoo.compose import Sprites, compose
+from adjointdpm.zoo.draw import draw_scenes
+from adjointdpm.zoo.training import Run
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -76,7 +76,9 @@ def train_decoder(run: Run, sprites: Sprites) -> None:
 
 def _train(run: Run, sprites: Sprites, vae: AutoencoderTiny, noise: float, rate: float) -> None:
     vae.to(run.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW([p for p in vae.parameters() if p.requires_grad], lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(
+        [p for p in vae.parameters() if p.requires_grad], lr=rate, betas=(0.9, 0.99), weight_decay=1e-4
+    )
     generator = torch.Generator().manual_seed(run.seed + 1000 * run.team.rank)
     test = torch.Generator().manual_seed(10_000_019)
     real = compose(draw_scenes(192, test), sprites, test).to(run.device, memory_format=torch.channels_last)

@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .classifiers import Classifier, Judge, Scores
-from .compose import Scenes, Sprites, compose
-from .draw import draw_scenes
-from .train_diffusion import load_autoencoder
-from .training import Run
+from adjointdpm.zoo.classifiers import Classifier, Judge, Scores
+from adjointdpm.zoo.compose import Scenes, Sprites, compose
+from adjointdpm.zoo.draw import draw_scenes
+from adjointdpm.zoo.lexicon import STYLES
+from adjointdpm.zoo.train_diffusion import load_autoencoder
+from adjointdpm.zoo.training import Run
 
 BATCH = 64
-ROUND_TRIP = 16  # images of a batch that pass through the autoencoder
+ROUND_TRIP = 10  # images of a batch that pass through the autoencoder
 PEAK_RATE = 3e-3
 NETWORKS: dict[str, tuple[type[nn.Module], int]] = {"classifier": (Classifier, 1), "judge": (Judge, 2)}
 
@@ -83,8 +84,8 @@ def train_classifier(run: Run, sprites: Sprites, name: str) -> None:
         image, scenes = augmented(sprites, vae, BATCH, g, run)
         with run.autocast():
             scores = network(image)
-        loss = F.cross_entropy(scores.objects.float(), scenes.object.to(run.device), label_smoothing=0.05)
-        loss = loss + 0.5 * F.cross_entropy(scores.styles.float(), scenes.style.to(run.device), label_smoothing=0.05)
+        named = (scenes.object * len(STYLES) + scenes.style).to(run.device)
+        loss = F.cross_entropy(scores.drawings.flatten(1).float(), named, label_smoothing=0.03)
         loss.backward()
         losses.append(run.update(optimizer, loss.item(), 1))
         if run.step % 100 == 0:
@@ -98,7 +99,9 @@ def train_classifier(run: Run, sprites: Sprites, name: str) -> None:
 
 
 @torch.no_grad()
-def held_out_accuracy(network: nn.Module, sprites: Sprites, vae: nn.Module, g: torch.Generator, run: Run, n: int = 2000) -> dict[str, float]:
+def held_out_accuracy(
+    network: nn.Module, sprites: Sprites, vae: nn.Module, g: torch.Generator, run: Run, n: int = 2000
+) -> dict[str, float]:
     """On augmentations drawn from another seed, round trip included."""
     right = {"objects": 0.0, "styles": 0.0}
     for _ in range(n // 100):

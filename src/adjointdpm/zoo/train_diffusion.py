@@ -1,7 +1,9 @@
 """Diffusion stage: text encoder and denoiser, trained together on latents composed on the fly.
 
-v-prediction with min-SNR weights, one optimizer for both networks, an average of their weights as
-the result.  Nameless colour effects get the word `filtered`; in half of those captions the word's
+v-prediction, one optimizer for both networks, an average of their weights as the result.  Times are
+drawn around equal signal and noise with equal weights, where min-SNR would draw them evenly and
+weigh most of them down: with few images to learn from, every one has to count, and the noisy ones teach
+what the words mean.  Nameless colour effects get the word `filtered`; in half of those captions the word's
 input embedding is shifted by a learnt linear function of the effect's own colour map.  The
 shift is not shipped: it teaches the networks that the neighbourhood of that word holds every
 colour map, so an embedding can be found later for an effect that no word names.
@@ -16,19 +18,32 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .build import LATENT_CHANNELS, LATENT_SIZE, SCALE, TEXT_WIDTH, TOKENS, build_scheduler, build_text_encoder, build_tokenizer, build_unet, build_vae
-from .captions import caption
-from .compose import Scenes, Sprites, compose
-from .draw import draw_scenes
-from .muon import Muon, split_parameters
-from .training import Average, Run
-from .vocabulary import NAMELESS
+from adjointdpm.zoo.build import (
+    LATENT_CHANNELS,
+    LATENT_SIZE,
+    SCALE,
+    TEXT_WIDTH,
+    TOKENS,
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    build_vae,
+)
+from adjointdpm.zoo.captions import caption
+from adjointdpm.zoo.compose import Scenes, Sprites, compose
+from adjointdpm.zoo.draw import draw_scenes
+from adjointdpm.zoo.lexicon import NAMELESS
+from adjointdpm.zoo.muon import Muon, split_parameters
+from adjointdpm.zoo.training import Average, Run
 
-MICRO, MICRO_BATCHES = 16, 4  # one step: 64 images
+MICRO, MICRO_BATCHES = 32, 2  # one step: 64 images
 PEAK_RATE = 1.5e-3
 DECAY = 0.35  # share of the time over which the rate falls
-SNR_CEILING = 5.0
-EMA = 0.998
+LOG_SNR = (-0.3, 2.0)  # mean and spread of the training times' log signal-to-noise ratio
+UNIFORM = 0.25  # share of times drawn evenly instead, so that both ends are trained
+MATRIX_RATE = 2.0  # Muon's rate in units of AdamW's
+EMA = 0.997
 COLOR_MAP = 24  # numbers in a nameless effect: two affine maps of colour
 
 
@@ -83,16 +98,23 @@ def color_map_numbers(scenes: Scenes) -> Tensor:
 
 
 def diffusion_loss(model: Denoiser, latents: Tensor, inputs: tuple[Tensor, ...], alphas: Tensor, run: Run) -> Tensor:
-    t = torch.randint(0, len(alphas), (latents.shape[0],), device=latents.device)
+    t = draw_times(latents.shape[0], alphas)
     alpha = alphas[t].sqrt().view(-1, 1, 1, 1)
     sigma = (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
     noise = torch.randn_like(latents)
     noisy = (alpha * latents + sigma * noise).contiguous(memory_format=torch.channels_last)
     with run.autocast():
         output = model(noisy, t, *inputs)
-    error = (output.float() - (alpha * noise - sigma * latents)).square().mean(dim=(1, 2, 3))
-    snr = alphas[t] / (1 - alphas[t])
-    return (error * snr.clamp_max(SNR_CEILING) / (snr + 1)).mean()
+    return (output.float() - (alpha * noise - sigma * latents)).square().mean()
+
+
+def draw_times(n: int, alphas: Tensor) -> Tensor:
+    """Training times whose log SNR is normal, mixed with uniform ones."""
+    log_snr = (alphas / (1 - alphas)).log()  # falls with t
+    wished = LOG_SNR[0] + LOG_SNR[1] * torch.randn(n, device=alphas.device)
+    t = torch.searchsorted(-log_snr, -wished).clamp_max(len(alphas) - 1)
+    even = torch.rand(n, device=alphas.device) < UNIFORM
+    return torch.where(even, torch.randint(0, len(alphas), (n,), device=alphas.device), t)
 
 
 def make_optimizer(model: Denoiser, run: Run, muon: bool) -> torch.optim.Optimizer:
@@ -100,12 +122,13 @@ def make_optimizer(model: Denoiser, run: Run, muon: bool) -> torch.optim.Optimiz
     if not muon:
         return torch.optim.AdamW(named.values(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     matrices, rest = split_parameters(named)
-    return Muon([{"params": matrices, "muon": True}, {"params": rest}], run.team)
+    return Muon([{"params": matrices, "muon": True, "scale": MATRIX_RATE}, {"params": rest}], run.team)
 
 
 def load_autoencoder(folder: Path, device: torch.device) -> nn.Module:
     vae = build_vae()
-    vae.load_state_dict(load_file(folder / "autoencoder.safetensors"))
+    later = folder / "decoder.safetensors"  # same encoder, decoder trained further
+    vae.load_state_dict(load_file(later if later.exists() else folder / "autoencoder.safetensors"))
     return vae.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
@@ -118,7 +141,7 @@ def train_diffusion(run: Run, sprites: Sprites, muon: bool = True, rate: float =
     optimizer = make_optimizer(model, run, muon)
     average = Average({"unet": model.unet, "text_encoder": model.text_encoder}, EMA)
     generator = torch.Generator().manual_seed(run.seed + 1000 * run.team.rank)
-    parts = dict(model=model, optimizer=optimizer, average=average, generator=generator)
+    parts = {"model": model, "optimizer": optimizer, "average": average, "generator": generator}
     run.resume(**parts)
     run.team.begin(run.step, MICRO_BATCHES)
     torch.manual_seed(run.seed + 7919 * run.step + run.team.rank)  # noise and times
@@ -141,8 +164,12 @@ def train_diffusion(run: Run, sprites: Sprites, muon: bool = True, rate: float =
         recent.append(run.update(optimizer, total, MICRO_BATCHES))
         if run.leads:
             average.update()
-        if run.step % 100 == 0:
-            run.log(loss=sum(recent) / len(recent), images=run.step * MICRO * MICRO_BATCHES, rate=optimizer.param_groups[0]["lr"])
+        if run.step % 50 == 0:
+            run.log(
+                loss=sum(recent) / len(recent),
+                images=run.step * MICRO * MICRO_BATCHES,
+                rate=optimizer.param_groups[0]["lr"],
+            )
             recent.clear()
         run.tick(**parts)
     if run.leads:
@@ -153,8 +180,11 @@ def train_diffusion(run: Run, sprites: Sprites, muon: bool = True, rate: float =
 
 
 def richness(progress: float) -> float:
-    """Share of the effects that is shown: objects first, everything from a third of the time on."""
-    return 0.3 + 0.7 * min(1.0, max(0.0, (progress - 0.08) / 0.22))
+    """Share of the effects that is shown.  Effects are learnt long before objects: they are rare at first,
+    all there in the middle, and thinned out again to leave clean images to the objects."""
+    if progress < 0.3:
+        return 0.3 + 0.7 * max(0.0, (progress - 0.08) / 0.22)
+    return 1.0 if progress < 0.55 else 0.6
 
 
 def caption_inputs(scenes: Scenes, words: Words, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:

