@@ -6,11 +6,13 @@ so that guidance can put two of them into one batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from adjointdpm.errors import InvalidInput
+from adjointdpm.pipelines.wrt import without_grad
 
 __all__ = ["DiffusersNetwork", "conditioning", "network_of"]
 
@@ -21,19 +23,24 @@ class DiffusersNetwork(torch.nn.Module):
     Args:
         network: the diffusers model; it stays the user's own module, its weights are not copied.
         constant: further keywords of every call (`cross_attention_kwargs`).
+        left_out: weights that do not require grad during a call, also when it is replayed.
     """
 
-    def __init__(self, network: torch.nn.Module, constant: dict[str, Any]):
+    def __init__(
+        self, network: torch.nn.Module, constant: dict[str, Any], left_out: Sequence[torch.nn.Parameter] = ()
+    ) -> None:
         super().__init__()
         self.network = network
+        self.left_out = tuple(left_out)
         self.constant = constant
         self.time_first = not hasattr(network, "pos_embed")  # U-Nets: forward(sample, timestep, …)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, cond: dict[str, Any] | None) -> torch.Tensor:
         given = {**(cond or {}), **self.constant, "return_dict": False}
-        if self.time_first:
-            return self.network(x, t, **given)[0]  # type: ignore[no-any-return]
-        return self.network(hidden_states=x, timestep=t, **given)[0]  # type: ignore[no-any-return]
+        with without_grad(self.left_out):
+            if self.time_first:
+                return self.network(x, t, **given)[0]  # type: ignore[no-any-return]
+            return self.network(hidden_states=x, timestep=t, **given)[0]  # type: ignore[no-any-return]
 
 
 def network_of(pipe: Any) -> torch.nn.Module:

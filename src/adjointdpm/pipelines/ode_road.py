@@ -7,7 +7,7 @@ scaling the scheduler uses inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +19,13 @@ from adjointdpm.gradients import make_engine
 from adjointdpm.models import Denoiser, GuidedDenoiser
 from adjointdpm.pipelines.adapters import DiffusersNetwork, conditioning, network_of
 from adjointdpm.pipelines.autoencode import decode
-from adjointdpm.pipelines.components import autoencoder_of, replayed_modules
+from adjointdpm.pipelines.components import autoencoder_of
 from adjointdpm.pipelines.encode import encode_prompt
 from adjointdpm.pipelines.inputs import Call
 from adjointdpm.pipelines.noise import draw_noise
 from adjointdpm.pipelines.outcome import Outcome
 from adjointdpm.pipelines.tensors import network_dtype
-from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed
+from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed, others
 from adjointdpm.replay import replay
 from adjointdpm.sampler import Sampled, sample
 from adjointdpm.schedules import from_scheduler_config
@@ -81,14 +81,14 @@ class OdeRoad:
 
     def run(self, call: Call, selection: Selection) -> Outcome:
         """Sample and decode on checked arguments."""
-        networks = tuple(replayed_modules(self.pipe).values())
-        with frozen_when_replayed(networks, selection), frozen(self.pipe, selection):
+        vae = autoencoder_of(self.pipe)
+        left_out = others(self.network, selection)
+        with frozen_when_replayed(() if vae is None else (vae,), selection), frozen(self.pipe, selection):
             latents = call.arguments.get("latents")
             if latents is None:
                 size = call.arguments.get("height"), call.arguments.get("width")
                 latents = draw_noise(self.pipe, call.batch, call.arguments.get("generator"), *size)
-            sampled = self.solve(call, latents)
-            vae = autoencoder_of(self.pipe)
+            sampled = self.solve(call, latents, left_out=left_out)
             replaying = vae is not None and self.engine.name != "full" and torch.is_grad_enabled()
             with replay(vae, keep="last") if replaying else nullcontext() as recorder:
                 decoded = decode(self.pipe, sampled.x0.to(network_dtype(self.pipe)))
@@ -96,9 +96,15 @@ class OdeRoad:
         counts = Counts(sampled.stats, getattr(recorder, "stats", None))
         return Outcome(unclamped.clamp(0, 1), unclamped, sampled.x0, decoded, sampled.stats.nfe, counts)
 
-    def solve(self, call: Call, x: torch.Tensor, direction: Callable[..., Sampled] = sample) -> Sampled:
+    def solve(
+        self,
+        call: Call,
+        x: torch.Tensor,
+        direction: Callable[..., Sampled] = sample,
+        left_out: Sequence[torch.nn.Parameter] = (),
+    ) -> Sampled:
         """Solve the ODE of a checked call: `direction` is `sampler.sample` or `sampler.to_noise`."""
-        denoiser, bound = self._problem(call)
+        denoiser, bound = self._problem(call, left_out)
         return direction(
             denoiser,
             x,
@@ -125,17 +131,17 @@ class OdeRoad:
             x = alpha * x_0 + sigma * guided(x, time).eps
         return x
 
-    def _problem(self, call: Call) -> tuple[Denoiser, dict[str, Any]]:
+    def _problem(self, call: Call, left_out: Sequence[torch.nn.Parameter] = ()) -> tuple[Denoiser, dict[str, Any]]:
         self._check_arguments(call)
         guidance = self._guidance(call)
         cond, uncond = self._conditions(call, wanted=isinstance(guidance, torch.Tensor) or guidance != 1)
-        denoiser = self.denoiser(call.arguments.get("cross_attention_kwargs"))
+        denoiser = self.denoiser(call.arguments.get("cross_attention_kwargs"), left_out)
         return denoiser, {"cond": cond, "uncond": uncond, "guidance": guidance}
 
-    def denoiser(self, cross_attention_kwargs: Any = None) -> Denoiser:
+    def denoiser(self, cross_attention_kwargs: Any = None, left_out: Sequence[torch.nn.Parameter] = ()) -> Denoiser:
         """The pipeline's network as a denoiser of the ODE road."""
         constant = {} if cross_attention_kwargs is None else {"cross_attention_kwargs": cross_attention_kwargs}
-        return Denoiser(DiffusersNetwork(self.network, constant), self.schedule, self.prediction)  # type: ignore[arg-type]
+        return Denoiser(DiffusersNetwork(self.network, constant, left_out), self.schedule, self.prediction)  # type: ignore[arg-type]
 
     def _check_arguments(self, call: Call) -> None:
         unread = [name for name in call.arguments if name not in READ]

@@ -7,7 +7,6 @@ number of steps because only the network calls are large, and `replay` keeps non
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,6 +20,7 @@ from adjointdpm.pipelines.outcome import Outcome, outcome_of
 from adjointdpm.pipelines.private import NumpyTap, Taps, private_copy, private_globals, schedulers_of
 from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed
 from adjointdpm.replay import replay
+from adjointdpm.replay.patch import Patches
 
 __all__ = ["run"]
 
@@ -45,8 +45,7 @@ def run(pipe: Any, call: Call, selection: Selection, gradient: str) -> Outcome:
     arguments = {**call.arguments, **{k: v for k, v in TENSORS_OUT.items() if k in call.parameters}}
     function = _with_noise(pipe, type(twin).__call__, arguments, call)
     _watch_steps(pipe, arguments, call, taps)
-    calls = [0]
-    remove = [m.register_forward_pre_hook(functools.partial(_count, calls)) for m in denoisers_of(pipe).values()]
+    counter = _Counter(pipe)
     counts: Any = None
     try:
         with ExitStack() as stack:
@@ -57,20 +56,33 @@ def run(pipe: Any, call: Call, selection: Selection, gradient: str) -> Outcome:
                 stack.enter_context(frozen_when_replayed(networks, selection))
                 counts = stack.enter_context(replay(*networks, keep="last")).stats
             stack.enter_context(frozen(pipe, selection))
+            stack.enter_context(counter)
             result = function(twin, **arguments)
     except AdjointDPMError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         _explain(error, pipe, twin)
         raise
-    finally:
-        for handle in remove:
-            handle.remove()
-    return outcome_of(result, taps, calls[0], counts)
+    return outcome_of(result, taps, counter.calls, counts)
 
 
-def _count(calls: list[int], module: torch.nn.Module, args: Any) -> None:
-    calls[0] += 1
+class _Counter(Patches):
+    """Counts denoiser calls.  A patch, which a replay does not take for the module's state, as it would a hook."""
+
+    def __init__(self, pipe: Any) -> None:
+        super().__init__()
+        self.denoisers, self.calls = denoisers_of(pipe).values(), 0
+
+    def __enter__(self) -> None:
+        for module in self.denoisers:
+            self.put(module, self._count)
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _count(self, _module: Any, name: str, method: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        self.calls += name == "forward"
+        return method(*args, **kwargs)
 
 
 def _with_noise(pipe: Any, function: Callable[..., Any], arguments: dict[str, Any], call: Call) -> Callable[..., Any]:

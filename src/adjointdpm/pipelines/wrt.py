@@ -23,8 +23,18 @@ import torch
 from adjointdpm.errors import InputWarning, InvalidInput, PerformanceWarning, UnreachedGradient
 from adjointdpm.pipelines.components import denoisers_of
 from adjointdpm.pipelines.private import modules_of
+from adjointdpm.replay.state import PATCH_MARK
 
-__all__ = ["Selection", "frozen", "frozen_when_replayed", "reached_nodes", "require_reached", "select"]
+__all__ = [
+    "Selection",
+    "frozen",
+    "frozen_when_replayed",
+    "others",
+    "reached_nodes",
+    "require_reached",
+    "select",
+    "without_grad",
+]
 
 GROUPS = ("x_T", "cond", "guidance", "weights")
 NOT_IN_GENERATION = ("encoder.", "quant_conv.")  # of an autoencoder: it only decodes here
@@ -131,8 +141,20 @@ def _warn_of_whole_denoisers(pipe: Any) -> None:
 @contextmanager
 def frozen(pipe: Any, selection: Selection) -> Iterator[None]:
     """Within, only the selected weights require grad; afterwards, also after an exception, all are as before."""
+    with without_grad([p for _, module in modules_of(pipe) for p in others(module, selection)]):
+        yield
+
+
+def others(module: torch.nn.Module, selection: Selection) -> list[torch.nn.Parameter]:
+    """The weights of a module that require grad but were not asked for."""
     kept = {id(p) for p in selection.weights.values()}
-    changed = [p for _, m in modules_of(pipe) for p in m.parameters() if p.requires_grad and id(p) not in kept]
+    return [p for p in module.parameters() if p.requires_grad and id(p) not in kept]
+
+
+@contextmanager
+def without_grad(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    """Within, these do not require grad; afterwards those that did do again."""
+    changed = [p for p in parameters if p.requires_grad]
     try:
         for parameter in changed:
             parameter.requires_grad_(False)
@@ -144,21 +166,21 @@ def frozen(pipe: Any, selection: Selection) -> Iterator[None]:
 
 @contextmanager
 def frozen_when_replayed(modules: Iterable[torch.nn.Module], selection: Selection) -> Iterator[None]:
-    """Calls made within run with only the selected weights requiring grad, also when they are replayed later on.
+    """Calls that begin within run with only the selected weights requiring grad, also when they are replayed later on.
 
     `frozen` ends with the forward; a replay in backward would otherwise find every weight requiring grad again, and
-    keep the inputs of layers whose weights nobody asked about.
+    keep the inputs of layers whose weights nobody asked about.  Enter it before `replay`, which then takes the methods
+    put here for the module's own; the mark keeps them out of the state that a replay restores.
     """
-    kept = {id(p) for p in selection.weights.values()}
     patched: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module in modules:
-            others = [p for p in module.parameters() if p.requires_grad and id(p) not in kept]
-            for name in ("forward", "encode", "decode") if others else ():
+            left_out = others(module, selection)
+            for name in ("forward", "encode", "decode") if left_out else ():
                 method = getattr(module, name, None)
                 if callable(method):
                     patched.append((vars(module), name, vars(module).get(name)))
-                    vars(module)[name] = _with_frozen(method, others)
+                    vars(module)[name] = _with_frozen(method, left_out)
         yield
     finally:
         for space, name, own in reversed(patched):
@@ -171,15 +193,10 @@ def frozen_when_replayed(modules: Iterable[torch.nn.Module], selection: Selectio
 def _with_frozen(method: Callable[..., Any], parameters: list[torch.nn.Parameter]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        changed = [p for p in parameters if p.requires_grad]
-        try:
-            for parameter in changed:
-                parameter.requires_grad_(False)
+        with without_grad(parameters):
             return method(*args, **kwargs)
-        finally:
-            for parameter in changed:
-                parameter.requires_grad_(True)
 
+    setattr(call, PATCH_MARK, True)
     return call
 
 
