@@ -32,6 +32,7 @@ _NOT_STATE = (
     types.MethodType,
     types.ModuleType,
 )
+_ATOMS = frozenset((bool, *_PLAIN, types.FunctionType, types.BuiltinFunctionType, types.MethodType))
 _Space = dict[str, Any]
 
 
@@ -76,28 +77,32 @@ class Snapshot:
             self._add(vars(thing), {})
 
     def _add(self, space: _Space, objects: dict[int, Any]) -> None:
-        then = self._kept(dict(_own(space)))
+        then = dict(_own(space))
         self._spaces.append((space, then))
         for key, value in then.items():
+            kind = type(value)
+            if kind in _ATOMS:
+                continue
             if isinstance(value, (dict, list, set)):
-                if id(value) in self._copied:  # a dict that all attention processors share
-                    continue
-                self._copied.add(id(value))
-                if isinstance(value, dict) and key in ("_parameters", "_buffers"):
-                    self._weights.append((value, tuple(value.values())))
-                if value:
-                    copied = value.copy()
-                    self._filled.append((value, copied if key == "_parameters" else self._kept(copied)))
-                else:
+                if not value:
                     self._empty.append(value)
-            elif not isinstance(value, (_PLAIN, _NOT_STATE)) and hasattr(value, "__dict__"):
+                elif id(value) not in self._copied:  # or it is one that several attention processors share
+                    self._copied.add(id(value))
+                    if isinstance(value, dict) and key in ("_parameters", "_buffers"):
+                        self._weights.append((value, tuple(value.values())))
+                        self._filled.append((value, value.copy()))
+                    else:
+                        self._filled.append((value, self._kept(value.copy())))
+            elif isinstance(value, torch.Tensor):
+                if value.grad_fn is not None and not self._with_graphs:
+                    then[key] = value.detach()
+            elif not isinstance(value, _NOT_STATE) and hasattr(value, "__dict__"):
                 objects[id(value)] = value
 
     def _kept(self, items: Any) -> Any:
         """The same items, tensors without their graphs."""
-        if not self._with_graphs:
-            pairs = items.items() if isinstance(items, dict) else enumerate(items) if isinstance(items, list) else ()
-            for key, value in list(pairs):
+        if not self._with_graphs and not isinstance(items, set):
+            for key, value in list(items.items() if isinstance(items, dict) else enumerate(items)):
                 if isinstance(value, torch.Tensor) and value.grad_fn is not None:
                     items[key] = value.detach()
         return items

@@ -13,7 +13,7 @@ copies with the values of the call, so the real ones advance once, and a replay 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,27 +21,12 @@ from typing import Any
 import torch
 
 from adjointdpm.errors import InvalidInput, WeightsChanged
+from adjointdpm.replay.prints import UNKNOWN, fingerprints
 from adjointdpm.replay.state import Snapshot
 
 __all__ = ["Mark", "WeightWatch"]
 
-_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PROBES, _PROBE_SIZE = 8, 4096
-
-
-def _fingerprint(tensor: torch.Tensor) -> torch.Tensor | None:
-    """Three int64 of a tensor's bits: a wrapping sum and two elements.  Exact, so alike on every device and thread.
-
-    The elements are there for what leaves the sum as it was, such as a changed sign of all of an even number of them.
-    """
-    if tensor.is_meta or tensor.numel() == 0 or tensor.layout != torch.strided or tensor.is_quantized:
-        return None
-    real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-    bits = real.view(_INTEGER[real.element_size()])
-    total = bits.sum(dtype=torch.int64 if bits.dtype == torch.int64 else torch.int32)
-    first = bits[(0,) * bits.dim()]
-    middle = bits[tuple(n // 2 for n in bits.shape)]
-    return torch.stack([total.long(), first.long(), middle.long()])
 
 
 @dataclass(eq=False)
@@ -54,17 +39,25 @@ class Mark:
     pointers: list[int]
     dtypes: list[torch.dtype]
     devices: list[torch.device]
-    prints: list[torch.Tensor | None]
+    prints: torch.Tensor  # (len(tensors), 2)
 
     @classmethod
     def of(cls, weights: dict[str, torch.Tensor]) -> Mark:
         tensors = list(weights.values())
-        with torch.no_grad():
-            prints = [_fingerprint(t) for t in tensors]
-        versions, pointers = _counters(tensors)
-        return cls(
-            list(weights), tensors, versions, pointers, [t.dtype for t in tensors], [t.device for t in tensors], prints
-        )
+        dtypes, devices = [t.dtype for t in tensors], [t.device for t in tensors]
+        return cls(list(weights), tensors, *_counters(tensors), dtypes, devices, fingerprints(tensors, dtypes))
+
+    def without(self, names: Collection[str]) -> Mark:
+        """The same mark less some of the weights."""
+        keep = [i for i, name in enumerate(self.names) if name not in names]
+        columns: list[list[Any]] = [[column[i] for i in keep] for column in list(vars(self).values())[:-1]]
+        return Mark(*columns, prints=self.prints[keep])  # type: ignore[arg-type]
+
+    def changed(self) -> list[int]:
+        """Positions of the weights whose values are not what they were."""
+        now = fingerprints(self.tensors, self.dtypes)
+        known = (now != UNKNOWN) & (self.prints != UNKNOWN)
+        return ((now != self.prints) & known).any(1).nonzero().flatten().tolist()
 
     def untouched(self) -> bool:
         """Whether nothing was edited in place and nothing moved."""
@@ -136,9 +129,7 @@ class WeightWatch:
                 if id(t) in before and (t._version != versions[name] or not _equal(t, before[id(t)]))
             }
             if self._mutable:
-                keep = [i for i, n in enumerate(self._mark.names) if n not in self._mutable]
-                m = self._mark
-                self._mark = Mark(*([column[i] for i in keep] for column in vars(m).values()))  # type: ignore[arg-type]
+                self._mark = self._mark.without(self._mutable)
         changing = {id(t) for t in self._mutable.values()}
         return self._mark, {key: value for key, value in before.items() if key in changing}
 
@@ -148,14 +139,9 @@ class WeightWatch:
 
     def check(self, mark: Mark, probe: list[torch.Tensor], call: str, task: int) -> None:
         """Raise `WeightsChanged` unless the weights are what they were at the call; in full once per backward pass."""
-        counters = _counters(mark.tensors)
-        key = (task, id(mark), counters)
+        key = (task, mark, _counters(mark.tensors))
         if key != self._checked:
-            changed = [
-                (name, _why(tensor, mark, i))
-                for i, (name, tensor) in enumerate(zip(mark.names, mark.tensors, strict=True))
-                if not _same_print(mark.prints[i], tensor, mark.dtypes[i])
-            ]
+            changed = [(mark.names[i], _why(mark, i)) for i in mark.changed()]
             if changed:
                 raise _error(call, changed)
             self._checked = key
@@ -199,15 +185,8 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a, b) or bool(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
 
 
-def _same_print(then: torch.Tensor | None, tensor: torch.Tensor, dtype: torch.dtype) -> bool:
-    if then is None or tensor.is_meta:
-        return True
-    with torch.no_grad():
-        now = _fingerprint(tensor.detach().to(dtype) if tensor.dtype != dtype else tensor)
-    return now is not None and torch.equal(then.cpu(), now.cpu())
-
-
-def _why(tensor: torch.Tensor, mark: Mark, i: int) -> str:
+def _why(mark: Mark, i: int) -> str:
+    tensor = mark.tensors[i]
     if tensor.dtype != mark.dtypes[i]:
         return f"it was {mark.dtypes[i]} and is {tensor.dtype} now, and the conversion lost digits"
     if tensor._version != mark.versions[i]:
