@@ -144,7 +144,10 @@ def test_a_signal_lets_the_step_finish_and_gives_its_exit_code(number, code):
     assert process.returncode == code
 
 
-def test_a_second_signal_acts_at_once_and_handlers_are_put_back():
+def test_a_second_signal_acts_at_once_and_handlers_are_put_back(request):
+    # a shell's background jobs start with SIGINT ignored, so the test brings the handler that it tests with
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
     before = signal.getsignal(signal.SIGINT)
     with GracefulStop() as stop:
         signal.raise_signal(signal.SIGINT)

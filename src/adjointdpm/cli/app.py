@@ -261,7 +261,7 @@ def check(
     prompt: Annotated[
         str, typer.Option("--prompt", help="What to paint while the gradients are measured.")
     ] = "red apple",
-    steps: opt.Steps = 10,
+    steps: opt.Steps = 6,
     guidance: opt.Guidance = 4.0,
     seed: opt.Seed = 0,
     engines: Annotated[
@@ -272,7 +272,7 @@ def check(
     ] = "x_T,cond,guidance,weights",
     directions: Annotated[
         int, typer.Option("--directions", min=0, help="Finite differences for each of --wrt; 0 leaves them out.")
-    ] = 2,
+    ] = 1,
     solver: Annotated[str, typer.Option("--solver", help="Solver of the ODE road.", rich_help_panel=opt.ODE)] = "ab4",
     spacing: Annotated[str, typer.Option("--spacing", help="Its steps.", rich_help_panel=opt.ODE)] = "logsnr",
     model: opt.Model = None,

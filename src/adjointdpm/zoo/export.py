@@ -7,6 +7,7 @@ only float32 then fits together.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -45,4 +46,12 @@ def export(folder: Path, weights: Path) -> Path:
     for name in ("classifier", "judge"):
         if (folder / f"{name}.safetensors").exists():
             save_file(_halved(load_file(folder / f"{name}.safetensors")), weights / f"{name}.safetensors")
+    _write_checksums(weights)
     return final
+
+
+def _write_checksums(weights: Path) -> None:
+    """`SHA256SUMS` in the format of sha256sum: what `adjointdpm doctor` compares the files with."""
+    files = sorted(p for p in weights.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(weights).as_posix()}\n" for p in files]
+    (weights / "SHA256SUMS").write_text("".join(lines))
