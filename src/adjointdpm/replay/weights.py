@@ -50,8 +50,19 @@ class Mark:
     def without(self, names: Collection[str]) -> Mark:
         """The same mark less some of the weights."""
         keep = [i for i, name in enumerate(self.names) if name not in names]
-        columns: list[list[Any]] = [[column[i] for i in keep] for column in list(vars(self).values())[:-1]]
-        return Mark(*columns, prints=self.prints[keep])  # type: ignore[arg-type]
+
+        def kept(column: list[Any]) -> list[Any]:
+            return [column[i] for i in keep]
+
+        return Mark(
+            kept(self.names),
+            kept(self.tensors),
+            kept(self.versions),
+            kept(self.pointers),
+            kept(self.dtypes),
+            kept(self.devices),
+            self.prints[keep],
+        )
 
     def changed(self) -> list[int]:
         """Positions of the weights whose values are not what they were."""
