@@ -107,13 +107,13 @@ def _check_weights(name: str, module: Any) -> None:
 
 def _check_offload(name: str, module: Any) -> None:
     for part, owner in module.named_modules():
-        hook = getattr(owner, "_hf_hook", None)
+        hook = vars(owner).get("_hf_hook")
         if hook is not None and (getattr(hook, "offload", False) or "Offload" in type(hook).__name__):
             raise InvalidInput(
                 f"{'.'.join(filter(None, (name, part)))} is offloaded ({type(hook).__name__}): its weights move while "
                 "it runs; call pipe.remove_all_hooks() and pipe.to(device) first"
             )
-        registry = getattr(owner, "_diffusers_hook", None)
+        registry = vars(owner).get("_diffusers_hook")
         if registry is not None and any("offload" in key for key in getattr(registry, "hooks", {})):
             raise InvalidInput(
                 f"{name} uses group offloading: its weights move while it runs; load the pipeline without it"

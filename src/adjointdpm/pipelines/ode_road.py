@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from adjointdpm.pipelines.components import autoencoder_of
 from adjointdpm.pipelines.encode import encode_prompt
 from adjointdpm.pipelines.inputs import Call
 from adjointdpm.pipelines.noise import draw_noise
-from adjointdpm.pipelines.outcome import Outcome
+from adjointdpm.pipelines.outcome import Counts, Outcome
 from adjointdpm.pipelines.tensors import network_dtype
 from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed, others
 from adjointdpm.replay import replay
@@ -43,22 +42,6 @@ READ = (
     *(*EMBEDDINGS, *TEXT, *SIZES, *NUMBERS),
     *("latents", "generator", "cross_attention_kwargs", "callback_on_step_end"),
 )
-
-
-@dataclass
-class Counts:
-    """Live counts of the backward, of sampler and decoder together."""
-
-    solve: Any
-    decoding: Any
-
-    @property
-    def vjps(self) -> int:
-        return int(self.solve.backward().get("vjps", 0)) + int(getattr(self.decoding, "vjps", 0))
-
-    @property
-    def recomputations(self) -> int:
-        return int(self.solve.backward().get("recomputations", 0)) + int(getattr(self.decoding, "recomputations", 0))
 
 
 class OdeRoad:
@@ -93,7 +76,7 @@ class OdeRoad:
             with replay(vae, keep="last") if replaying else nullcontext() as recorder:
                 decoded = decode(self.pipe, sampled.x0.to(network_dtype(self.pipe)))
         unclamped = decoded * 0.5 + 0.5
-        counts = Counts(sampled.stats, getattr(recorder, "stats", None))
+        counts = Counts(sampled.stats, *([] if recorder is None else [recorder.stats]))
         return Outcome(unclamped.clamp(0, 1), unclamped, sampled.x0, decoded, sampled.stats.nfe, counts)
 
     def solve(

@@ -10,7 +10,18 @@ import torch
 from adjointdpm.errors import NotDifferentiable
 from adjointdpm.pipelines.private import Taps
 
-__all__ = ["Outcome", "outcome_of"]
+__all__ = ["Counts", "Outcome", "outcome_of"]
+
+
+class Counts:
+    """Live counts of the backward, summed over the `stats` of several replays and solves."""
+
+    def __init__(self, *sources: Any) -> None:
+        self.sources = sources
+
+    def __getitem__(self, name: str) -> int:
+        """How many "vjps" or "recomputations" there were so far."""
+        return sum(int(s.backward().get(name, 0) if hasattr(s, "backward") else getattr(s, name)) for s in self.sources)
 
 
 @dataclass
@@ -31,10 +42,10 @@ class Outcome:
     latents: torch.Tensor | None
     decoded: torch.Tensor | None
     nfe: int
-    counts: Any
+    counts: Counts
 
 
-def outcome_of(result: Any, taps: Taps, nfe: int, counts: Any) -> Outcome:
+def outcome_of(result: Any, taps: Taps, nfe: int, counts: Counts) -> Outcome:
     """The image, as the pipeline returned it, and the tensor that it was before its clamp."""
     image = _image(result, taps)
     decoded = torch.cat(taps.decoded) if len(taps.decoded) > 1 else taps.decoded[0] if taps.decoded else None

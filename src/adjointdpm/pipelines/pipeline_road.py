@@ -16,7 +16,7 @@ import torch
 from adjointdpm.errors import AdjointDPMError, InvalidInput, NotDifferentiable
 from adjointdpm.pipelines.components import denoisers_of, replayed_modules
 from adjointdpm.pipelines.inputs import Call
-from adjointdpm.pipelines.outcome import Outcome, outcome_of
+from adjointdpm.pipelines.outcome import Counts, Outcome, outcome_of
 from adjointdpm.pipelines.private import NumpyTap, Taps, private_copy, private_globals, schedulers_of
 from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed
 from adjointdpm.replay import replay
@@ -46,15 +46,14 @@ def run(pipe: Any, call: Call, selection: Selection, gradient: str) -> Outcome:
     function = _with_noise(pipe, type(twin).__call__, arguments, call)
     _watch_steps(pipe, arguments, call, taps)
     counter = _Counter(pipe)
-    counts: Any = None
+    counts: list[Any] = []
     try:
         with ExitStack() as stack:
             stack.enter_context(_undone_after_failure(pipe))
             stack.enter_context(_numpy_allowed(pipe, taps))
-            networks = tuple(replayed_modules(pipe).values())
             if gradient == "exact" and torch.is_grad_enabled():
-                stack.enter_context(frozen_when_replayed(networks, selection))
-                counts = stack.enter_context(replay(*networks, keep="last")).stats
+                stack.enter_context(frozen_when_replayed(replayed_modules(pipe).values(), selection))
+                counts = [stack.enter_context(replay(*group, keep="last")).stats for group in _groups(pipe)]
             stack.enter_context(frozen(pipe, selection))
             stack.enter_context(counter)
             result = function(twin, **arguments)
@@ -63,7 +62,20 @@ def run(pipe: Any, call: Call, selection: Selection, gradient: str) -> Outcome:
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         _explain(error, pipe, twin)
         raise
-    return outcome_of(result, taps, counter.calls, counts)
+    return outcome_of(result, taps, counter.calls, Counts(*counts))
+
+
+def _groups(pipe: Any) -> list[list[torch.nn.Module]]:
+    """Networks that share one kept graph, that of their last call.
+
+    Decoding comes last.  On a CPU the denoiser's last graph stays beside it, which saves one recomputation; on a device
+    that has less memory than time, where an autoencoder's graph is the largest of all, it does not.
+    """
+    networks, denoisers = replayed_modules(pipe), denoisers_of(pipe)
+    if pipe._execution_device.type != "cpu":
+        return [list(networks.values())]
+    groups = [list(denoisers.values()), [m for name, m in networks.items() if name not in denoisers]]
+    return [group for group in groups if group]
 
 
 class _Counter(Patches):

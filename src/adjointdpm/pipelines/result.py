@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from adjointdpm.numerics import LiveTensorMeter
+from adjointdpm.pipelines.outcome import Counts
 from adjointdpm.pipelines.pictures import safe_pictures
 
 __all__ = ["Generated", "Inverted", "Stats"]
@@ -46,17 +47,17 @@ class Stats:
     peak_bytes: int | None = None
     rss_bytes: int | None = None
     backward_seconds: float = 0.0
-    counts: Any = field(default=None, repr=False)  # replay's own live counts
+    counts: Counts = field(default_factory=Counts, repr=False)  # live
 
     @property
     def vjps(self) -> int:
         """Vector-Jacobian products of replayed networks so far."""
-        return int(getattr(self.counts, "vjps", 0))
+        return self.counts["vjps"]
 
     @property
     def recomputations(self) -> int:
         """Network calls run again in backward so far."""
-        return int(getattr(self.counts, "recomputations", 0))
+        return self.counts["recomputations"]
 
     def as_dict(self) -> dict[str, Any]:
         """All figures, ready for JSON."""
