@@ -6,6 +6,8 @@ Everything comes from the package's own `weights/` folder, as safetensors; no ne
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,20 +30,38 @@ def emoji() -> StableDiffusionPipeline:
     Prompts read ``[small|large] [shaded|flat|3d] object [on colour background|stripes|dots|checks]
     [at side] [lit from side] [effect]``; see `vocabulary`.  Guidance 4 and 20 steps are good defaults.
     """
-    import torch
-    from diffusers import StableDiffusionPipeline
+    with _quiet():
+        import torch
+        from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(
-        emoji_folder(),
-        torch_dtype=torch.float32,
-        local_files_only=True,
-        safety_checker=None,
-        requires_safety_checker=False,
-    )
+        pipe = StableDiffusionPipeline.from_pretrained(
+            emoji_folder(), local_files_only=True, safety_checker=None, requires_safety_checker=False
+        )
+        pipe.to(torch.float32)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False).eval()
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' notices away: on parts that this model does not have, and bars for a second's load."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries: tuple[Any, ...] = (of_diffusers, of_transformers)
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in libraries]
+    for log in libraries:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, verbosity, bar in before:
+            log.set_verbosity(verbosity)
+            if bar:
+                log.enable_progress_bar()
 
 
 def classifier() -> Classifier:
