@@ -53,7 +53,7 @@ REST: list[Case] = [
     ("PNDMScheduler", {"skip_prk_steps": True}, {}),
     ("SASolverScheduler", {}, {}),
     ("TCDScheduler", {}, {"eta": 0.3}),
-    ("UniPCMultistepScheduler", {"solver_type": "bh1", "solver_order": 3}, {}),
+    ("UniPCMultistepScheduler", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}, {}),
 ]
 
 

@@ -14,6 +14,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil
 import adjointdpm as ad
 from adjointdpm.errors import InputWarning, InvalidInput
 from adjointdpm.numerics import relative_error
+from adjointdpm.pipelines import inversion_settings
 from adjointdpm.pipelines.images import load_images
 from adjointdpm.pipelines.inputs import check_call
 from adjointdpm.pipelines.ode_road import OdeRoad
@@ -84,7 +85,7 @@ def test_inversion_finds_noise_that_gives_the_image_again(road: dict[str, Any]) 
     assert found.latents.shape == (1, 4, 8, 8)
     assert not found.latents.requires_grad
     assert found.psnr[0] > found.autoencoder_psnr[0] - 1
-    again = (gen if road else gen.with_(solver="ab4", spacing="logsnr"))(
+    again = (gen if road else gen.with_(**inversion_settings(gen)))(
         "a cat", latents=found.latents, num_inference_steps=steps, guidance_scale=1.0
     )
     assert torch.equal(again.image, found.image)

@@ -5,7 +5,16 @@ with its network calls replayed (`pipeline_road`), or the probability-flow ODE (
 """
 
 from adjointdpm.pipelines.generator import Generator, Settings, differentiable
-from adjointdpm.pipelines.invert import invert_image
+from adjointdpm.pipelines.invert import inversion_settings, invert_image
 from adjointdpm.pipelines.result import Generated, Inverted, Stats
 
-__all__ = ["Generated", "Generator", "Inverted", "Settings", "Stats", "differentiable", "invert_image"]
+__all__ = [
+    "Generated",
+    "Generator",
+    "Inverted",
+    "Settings",
+    "Stats",
+    "differentiable",
+    "inversion_settings",
+    "invert_image",
+]

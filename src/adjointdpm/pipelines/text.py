@@ -67,6 +67,9 @@ def _cut_words(tokenizer: Any, text: str, limit: int | None) -> str:
         return ""
     ending = tokenizer(text, truncation=True, max_length=limit).input_ids
     kept = next((i for i, (full, short) in enumerate(zip(ids, ending, strict=False)) if full != short), limit)
+    if getattr(tokenizer, "is_fast", False):  # the user's own characters, unknown words too
+        begins = tokenizer(text, truncation=False, verbose=False, return_offsets_mapping=True).offset_mapping[kept][0]
+        return text[begins:].strip()
     tail = tokenizer.decode(ids[kept:], skip_special_tokens=True)
     return str(tail).strip()
 
