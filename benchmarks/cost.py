@@ -4,7 +4,7 @@
     python -m benchmarks.cost --page       # writes docs/cost.md again from that file
     python -m benchmarks.cost --quick      # one round, few steps: does it run?
 
-The embedded model's networks at random weights, guided DDIM, decoding included.  Methods take turns, medians of the
+The embedded model, guided DDIM, decoding included.  Methods take turns, medians of the
 wall time.  Peaks are live tensor bytes; resident memory is the growth of a process of its own for each figure.
 """
 
@@ -28,7 +28,6 @@ from torch.utils.checkpoint import checkpoint
 
 import adjointdpm as ad
 from adjointdpm.numerics import LiveTensorMeter, relative_error, resident_bytes
-from adjointdpm.zoo.build import build_scheduler, build_unet, build_vae
 from benchmarks import floor
 from benchmarks.cost_page import write_page
 
@@ -36,17 +35,17 @@ HERE = Path(__file__).parent
 RESULT, PAGE = HERE / "results" / "cost.json", HERE.parent / "docs" / "cost.md"
 METHODS = ("floor", "pipeline", "ode", "plain", "reentrant", "non-reentrant")
 SCALE = 5.0
+PROMPTS = ["shaded apple on white background", "flat cat on blue background", "3d rocket", "shaded house, sepia"]
 TRAIN_STEPS = 1000
 
 
-def networks() -> Any:
-    """The embedded model without its text encoder (embeddings are given); its last step goes to σ = 0 on every road."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+def model() -> Any:
+    """The embedded model, its last step going to σ = 0 on every road."""
+    from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler.from_config(build_scheduler().config, set_alpha_to_one=True)
-    parts = {"unet": build_unet(), "vae": build_vae(), "scheduler": scheduler}
-    absent = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
-    return StableDiffusionPipeline(**parts, **dict.fromkeys(absent), requires_safety_checker=False)
+    pipe = ad.zoo.emoji()
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=True)
+    return pipe
 
 
 class Case:
@@ -54,17 +53,13 @@ class Case:
 
     def __init__(self, kind: str, batch: int, steps: int) -> None:
         torch.manual_seed(0)
-        self.pipe, self.kind, self.steps, self.batch = networks(), kind, steps, batch
+        self.pipe, self.kind, self.steps, self.batch = model(), kind, steps, batch
         self.pipe.set_progress_bar_config(disable=True)
-        for part in (self.pipe.vae, self.pipe.unet):
-            part.eval().requires_grad_(False)
-        with torch.no_grad():  # a fresh decoder's output has no contrast, and a fresh U-Net's output is tiny
-            self.pipe.unet.conv_out.weight.mul_(3)
         self.pipe.unet.requires_grad_(kind == "weights")
         self.noise = torch.randn(batch, 8, 16, 16).requires_grad_()
-        self.embeds, self.negative = (torch.randn(batch, 16, 128) for _ in range(2))
         wrt = ("x_T", "weights") if kind == "weights" else ("x_T",)
         self.pipeline = ad.differentiable(self.pipe, wrt=wrt)
+        self.embeds, self.negative = (e.detach() for e in self.pipeline.encode_prompt(PROMPTS[:batch]))
         self.plain = self.pipeline.with_(gradient="full")
         self.ode = ad.differentiable(self.pipe, wrt=wrt, solver="euler", spacing="trailing")
         self.pipe.scheduler.set_timesteps(steps)
