@@ -104,12 +104,14 @@ def optimise(
             history.seconds.append(seconds)
             rate = learning_rate(settings, step)
             run.log.write({"step": step, "loss": loss, "grad_norm": norm, "lr": rate, "seconds": round(seconds, 3)})
-            if step % settings.checkpoint_every == 0 or step == settings.epochs or stop.requested:
+            if step % settings.checkpoint_every == 0 or step == settings.epochs:
                 run.save(_checkpoint(step, parameters, optimizer, history))
                 saved = step
             if on_step is not None:
                 on_step(step, settings.epochs, loss)
-            if stop.requested and step < settings.epochs:
+            if stop.requested and step < settings.epochs:  # asked last, so a signal at any time finds its step saved
+                if saved < step:
+                    run.save(_checkpoint(step, parameters, optimizer, history))
                 run.finish("interrupted")
                 raise stop.interruption(
                     f"interrupted after step {step} of {settings.epochs}; saved in {run.path}: run it again to go on"
