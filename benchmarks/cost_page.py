@@ -17,8 +17,8 @@ TITLES = {"x_T": "gradient to the noise", "weights": "gradient to the noise and 
 TIME_LIMIT, MEMORY_LIMIT = 1.10, 1.10
 INTRO = """# What a gradient costs
 
-Written by `python -m benchmarks.cost`. The networks are the embedded model's: 16 × 16 latents of 8 channels, guided (both
-branches in one batch), DDIM, 64 × 64 images, decoding in both passes. Machine: {processor},
+Written by `python -m benchmarks.cost`. The embedded model: 16 × 16 latents of 8 channels, guided (both branches in
+one batch), DDIM, 64 × 64 images, decoding in both passes. Machine: {processor},
 {threads} threads, Python {python}, torch {torch}. Times are medians of {rounds} turns; the methods take turns.
 
 The *floor* ([`benchmarks/floor.py`](../benchmarks/floor.py), which imports nothing of the library) is what no exact
