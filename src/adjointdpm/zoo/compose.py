@@ -10,7 +10,7 @@ autoencoder itself is trained with `jitter=True` half of the time, off the grid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +59,6 @@ class Scenes:
 
     def __len__(self) -> int:
         return self.object.shape[0]
-
-    def take(self, index: Tensor | slice) -> Scenes:
-        return Scenes(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
 class Sprites:

@@ -24,7 +24,6 @@ WHITE_SHARE = 0.35  # of the plain backgrounds, beyond its share as one of the c
 EFFECT_SHARES = {"one": 0.32, "two": 0.06, "nameless": 0.13}
 LIGHT_SHARE = 0.13
 STRENGTH = (0.65, 1.0)  # of a named effect
-SPATIAL = ("blurred", "bokeh")
 
 
 @cache

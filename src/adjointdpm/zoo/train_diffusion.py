@@ -19,8 +19,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adjointdpm.zoo.build import (
-    LATENT_CHANNELS,
-    LATENT_SIZE,
     SCALE,
     TEXT_WIDTH,
     TOKENS,
@@ -192,6 +190,3 @@ def caption_inputs(scenes: Scenes, words: Words, rng: random.Random) -> tuple[Te
     tokens = words([caption(scenes, i, rng) for i in range(len(scenes))])
     told = torch.tensor([rng.random() < 0.5 for _ in range(len(scenes))])
     return tokens, ((tokens == words.nameless) & told[:, None]).float(), color_map_numbers(scenes)
-
-
-LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
