@@ -51,8 +51,9 @@ def _gradient(checks: list[Check]) -> Section:
         for c in checks
     ]
     text = (
-        "The gradient of an image to its noise and its text, by this library and by plain backpropagation. Of all calls only "
-        "the last of the denoiser and the decoder keep their graphs, so the peak stays where it is as the number of steps grows."
+        "The gradient of an image to its noise and its text, by this library and by plain backpropagation. Of all "
+        "calls only the last of the denoiser and the decoder keep their graphs, so the peak stays where it is as the "
+        "number of steps grows."
     )
     header = ["sampling steps", "relative difference", "peak, exact", "peak, plain backprop"]
     return Section(
