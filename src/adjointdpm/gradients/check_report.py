@@ -36,8 +36,8 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the tolerance, or within ten times the noise of what it is held against."""
-        return self.rel_error <= max(self.tolerance, 10 * self.noise)
+        """Whether the error is within the tolerance, or within three times the noise of what it is held against."""
+        return self.rel_error <= max(self.tolerance, 3 * self.noise)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class GradientReport:
         parts = list(self.problems)
         parts += [
             f"{row.engine} differs from {row.against} by {row.rel_error:.1e} for {row.wrt}, where at most "
-            f"{max(row.tolerance, 10 * row.noise):.0e} is expected{': ' + row.note if row.note else ''}."
+            f"{max(row.tolerance, 3 * row.noise):.0e} is expected{': ' + row.note if row.note else ''}."
             for row in failed
         ]
         if not parts and self.rows:

@@ -4,12 +4,15 @@ A gradient g is checked against (f(x + h v) - f(x - h v)) / 2h for a few directi
 f.  One step h is never right: too large and the curvature shows, too small and rounding does; and the right one varies
 by a factor of a thousand (a network is far more curved in its weights than in its input).  So h is halved until the
 extrapolation to h = 0 (Richardson, to order 6) settles, and the estimate that agrees best with its neighbours is taken
-(after Ridders, 1982).  Their disagreement, and never less than the rounding of f itself over h, is reported as the
-noise: a difference below it says nothing against the gradient.
+(after Ridders, 1982); where the differences do not converge as a smooth function's, the plain one at a small h.  Their
+disagreement, and never less than the rounding of f over h, is reported as the noise: a difference below it says nothing
+against the gradient.  The rounding of f is measured, not assumed: a network in float32 rounds far more coarsely than
+the last digit of its result, and a metric that is near zero does not have small errors.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Derivative", "Ladder", "directional_derivative", "directions_for", "ladder_for"]
+__all__ = ["Derivative", "Ladder", "computational_noise", "directional_derivative", "directions_for", "ladder_for"]
 
 
 class Derivative(NamedTuple):
@@ -49,29 +52,69 @@ def directional_derivative(
 ) -> Derivative:
     """Derivative of `value` at 0 from two calls at each step of the ladder, times `size`.
 
-    `resolution` is the spacing of values of f, about eps * |f|.  Estimates compete by their noise relative to their own
-    value plus `floor`, so that a step over which f is flat, and its differences small, does not win by it.  Values of f
-    that are not finite give a NaN derivative.
+    `resolution` is the spacing of values of f, about eps * |f|; the noise of f counts where that is larger.  Estimates
+    compete by their noise relative to their own value plus `floor`, so that a step over which f is flat, and its
+    differences small, does not win by it.  Values of f that are not finite give a NaN derivative.
     """
+    smallest = ladder.first * size * 0.5 ** (ladder.levels - 1)
+    # an extrapolated estimate has about this standard deviation times sqrt(2) / h; four of them are claimed
+    resolution = max(resolution, 4 * computational_noise(value, smallest))
     best, best_noise = Derivative(math.nan, math.inf), math.inf
     previous: list[float] = []
-    apart_before = 0.0
+    changes: list[float] = []  # of the plain difference from level to level
+    apart = [0.0, 0.0]  # how far each level's extrapolated estimates were from one another
+    smooth = False
     for level in range(ladder.levels):
         h = ladder.first * size * 0.5**level
         row = [(value(h) - value(-h)) / (2 * h)]
         for k in range(1, min(level, 2) + 1):  # cancels the h^2, then the h^4 term
             row.append(row[k - 1] + (row[k - 1] - previous[k - 1]) / (4.0**k - 1))
+        if level >= 1:
+            changes.append(row[0] - previous[0])
         if level >= 2:
-            apart = max(abs(row[-1] - previous[-1]), abs(row[-1] - row[-2]), resolution / h)
-            noise = max(apart, 0.1 * apart_before)  # two estimates that agree by chance do not win
-            relative = noise / (abs(row[-1]) + floor or noise) if noise else 0.0
+            apart.append(max(abs(row[-1] - previous[-1]), abs(row[-1] - row[-2])))
+            smooth = smooth or falls_as_square(changes, resolution / h)
+            if smooth:  # agreement by chance does not win
+                found, spread = row[-1], max(apart[-1], apart[-2] / 4, apart[-3] / 16)
+            else:
+                found, spread = row[0], max(abs(c) * 0.5 ** (k / 2) for k, c in enumerate(reversed(changes)))
+            noise = max(spread, resolution / h)
+            relative = noise / (abs(found) + floor or noise) if noise else 0.0
             if relative < best_noise or math.isnan(best.value):
-                best, best_noise = Derivative(row[-1], noise), relative
-            if best_noise <= ladder.target or (best_noise < 1e-2 and relative > 4 * best_noise):
-                break  # settled, or already in the rounding
-            apart_before = apart
+                best, best_noise = Derivative(found, noise), relative
+            if best_noise <= ladder.target or (noise > 4 * best.noise and noise == resolution / h):
+                break  # settled, or deep in the rounding
         previous = row
     return best
+
+
+def falls_as_square(changes: Sequence[float], resolution: float) -> bool:
+    """Whether the last halvings changed the difference as a smooth function's do: each by a quarter of the one before.
+
+    A function with many kinks (every rectifier of a network has one) does not: there each halving changes the
+    difference by about the root of a half of the one before, with either sign.
+    """
+    if len(changes) < 3:
+        return False
+    if max(abs(c) for c in changes[-3:]) <= resolution:
+        return True  # nothing but rounding: f is linear as far as can be seen
+    return all(3 * abs(b) < abs(a) < 6 * abs(b) and a * b > 0 for a, b in itertools.pairwise(changes[-3:]))
+
+
+def computational_noise(value: Callable[[float], float], spacing: float) -> float:
+    """Standard deviation of the rounding errors of `value` near 0, from its values at 13 points `spacing` apart.
+
+    Differences of high order see next to nothing of a smooth function on so small a scale and amplify its errors by a
+    known factor, the root of (2k)! / (k!)^2 at order k (Hamming; Moré and Wild 2011, "Estimating computational noise").
+    """
+    row = [value(spacing * k) for k in range(-6, 7)]
+    estimates = []
+    for order in range(1, 7):
+        row = [b - a for a, b in itertools.pairwise(row)]
+        if order >= 4:
+            amplified = math.factorial(2 * order) / math.factorial(order) ** 2
+            estimates.append(math.sqrt(sum(d * d for d in row) / len(row) / amplified))
+    return max(estimates)
 
 
 def directions_for(gradient: Sequence[Tensor], count: int, seed: int) -> list[list[Tensor]]:
