@@ -120,6 +120,7 @@ def build_scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         clip_sample=False,
         set_alpha_to_one=False,
+        steps_offset=1,  # as diffusers insists on for Stable Diffusion; trailing spacing does not use it
         timestep_spacing="trailing",
     )
 

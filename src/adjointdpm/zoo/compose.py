@@ -127,7 +127,7 @@ def compose(
 ) -> Tensor:
     """Paint the scenes: (B, 3, 64, 64) float in [0, 1].
 
-    Without `jitter` half of the objects move by 8 pixels, never along the axis that a position
+    Without `jitter` a third of the objects moves by 8 pixels, never along the axis that a position
     word fixes; with it, all of them move by a few pixels, off the grid.  `moves` (B, 2) sets the
     vertical and horizontal moves instead.
     """
@@ -136,7 +136,7 @@ def compose(
     if moves is None:
         moves = torch.randint(-reach, reach + 1, (batch, 2), generator=generator)
         if not jitter:
-            moves[torch.rand(batch, generator=generator) < 0.5] = 0
+            moves[torch.rand(batch, generator=generator) < 0.7] = 0
     front = _foregrounds(scenes, sprites, moves, step)
     offsets = torch.zeros(2, batch)
     if jitter:

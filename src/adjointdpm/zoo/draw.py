@@ -19,7 +19,7 @@ from adjointdpm.zoo.objects import OBJECTS
 
 SIZE_SHARES = (0.18, 0.82)
 OFF_CENTER = {"small": 0.6, "large": 0.3}
-KIND_SHARES = (0.50, 0.20, *[0.30 / len(PATTERNS)] * len(PATTERNS))
+KIND_SHARES = (0.55, 0.18, *[0.27 / len(PATTERNS)] * len(PATTERNS))
 WHITE_SHARE = 0.35  # of the plain backgrounds, beyond its share as one of the colours
 EFFECT_SHARES = {"one": 0.32, "two": 0.06, "nameless": 0.13}
 LIGHT_SHARE = 0.13

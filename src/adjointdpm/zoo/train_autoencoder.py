@@ -1,7 +1,8 @@
 """Autoencoder stage: pixels <-> 16 x 16 x 8 latents, trained on composed images off the grid.
 
 L1 + MSE + L1 of image gradients (edges are what makes a drawing crisp), a little noise on the
-latents so that the decoder forgives the denoiser's last errors.  The learning rate follows the
+latents so that the decoder forgives the denoiser's last errors; Muon, which reached in 9 minutes
+what AdamW had not in 40.  The learning rate follows the
 wall clock, so that the run ends decayed after the minutes given, on a busy machine too.
 
 Afterwards each latent channel is normalised inside the encoder's own last convolution
@@ -22,13 +23,15 @@ from torch import Tensor
 from adjointdpm.zoo.build import SCALE, build_vae
 from adjointdpm.zoo.compose import Sprites, compose
 from adjointdpm.zoo.draw import draw_scenes
+from adjointdpm.zoo.muon import Muon
 from adjointdpm.zoo.training import Run
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
 
 BATCH, MICRO_BATCHES = 12, 2  # of one step: 24 images
-PEAK_RATE, DECODER_RATE = 2.5e-3, 1.5e-3
+PEAK_RATE, DECODER_RATE = 1e-3, 5e-4
+MATRIX_RATE = 2.0  # Muon's rate in units of AdamW's
 LATENT_NOISE = 0.03
 
 
@@ -38,7 +41,7 @@ def edges(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_loss(output: Tensor, image: Tensor) -> Tensor:
-    loss = (output - image).abs().mean() + 4 * (output - image).square().mean()
+    loss = (output - image).abs().mean() + 16 * (output - image).square().mean()
     for a, b in zip(edges(output), edges(image), strict=True):
         loss = loss + 0.5 * (a - b).abs().mean()
     return loss
@@ -76,9 +79,9 @@ def train_decoder(run: Run, sprites: Sprites) -> None:
 
 def _train(run: Run, sprites: Sprites, vae: AutoencoderTiny, noise: float, rate: float) -> None:
     vae.to(run.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        [p for p in vae.parameters() if p.requires_grad], lr=rate, betas=(0.9, 0.99), weight_decay=1e-4
-    )
+    trained = [p for p in vae.parameters() if p.requires_grad]
+    kernels, biases = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim < 2]
+    optimizer = Muon([{"params": kernels, "muon": True, "scale": MATRIX_RATE}, {"params": biases}], run.team)
     generator = torch.Generator().manual_seed(run.seed + 1000 * run.team.rank)
     test = torch.Generator().manual_seed(10_000_019)
     real = compose(draw_scenes(192, test), sprites, test).to(run.device, memory_format=torch.channels_last)
@@ -111,8 +114,8 @@ def autoencoder_loss(vae: AutoencoderTiny, image: Tensor, noise: float, run: Run
         output = vae.decoder(latents + noise * spread * torch.randn_like(latents))
         output = 0.5 + 0.5 * output.float()
     loss = reconstruction_loss(output, image)
-    if latents.requires_grad:  # keeps the scale of the latents near one
-        loss = loss + 0.01 * (latents.float().square().mean() - 1).square()
+    if latents.requires_grad:  # keeps the scale of the latents near what they are normalised to in the end
+        loss = loss + 0.05 * (latents.float().square().mean() - SCALE**-2).square()
     return loss
 
 

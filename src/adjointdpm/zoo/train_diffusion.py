@@ -36,8 +36,8 @@ from adjointdpm.zoo.muon import Muon, split_parameters
 from adjointdpm.zoo.training import Average, Run
 
 MICRO, MICRO_BATCHES = 32, 2  # one step: 64 images
-PEAK_RATE = 1.5e-3
-DECAY = 0.35  # share of the time over which the rate falls
+PEAK_RATE = 1.2e-3
+DECAY = 0.6  # share of the time over which the rate falls
 LOG_SNR = (-0.3, 2.0)  # mean and spread of the training times' log signal-to-noise ratio
 UNIFORM = 0.25  # share of times drawn evenly instead, so that both ends are trained
 MATRIX_RATE = 2.0  # Muon's rate in units of AdamW's
@@ -115,11 +115,8 @@ def draw_times(n: int, alphas: Tensor) -> Tensor:
     return torch.where(even, torch.randint(0, len(alphas), (n,), device=alphas.device), t)
 
 
-def make_optimizer(model: Denoiser, run: Run, muon: bool) -> torch.optim.Optimizer:
-    named = dict(model.named_parameters())
-    if not muon:
-        return torch.optim.AdamW(named.values(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    matrices, rest = split_parameters(named)
+def make_optimizer(model: Denoiser, run: Run) -> torch.optim.Optimizer:
+    matrices, rest = split_parameters(dict(model.named_parameters()))
     return Muon([{"params": matrices, "muon": True, "scale": MATRIX_RATE}, {"params": rest}], run.team)
 
 
@@ -130,13 +127,13 @@ def load_autoencoder(folder: Path, device: torch.device) -> nn.Module:
     return vae.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
-def train_diffusion(run: Run, sprites: Sprites, muon: bool = True, rate: float = PEAK_RATE) -> None:
+def train_diffusion(run: Run, sprites: Sprites) -> None:
     """Train until the run's time is up, then write the averaged `unet` and `text_encoder`."""
     torch.manual_seed(run.seed)
     vae = load_autoencoder(run.folder, run.device)
     model = Denoiser().to(run.device)
     model.unet.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, run, muon)
+    optimizer = make_optimizer(model, run)
     average = Average({"unet": model.unet, "text_encoder": model.text_encoder}, EMA)
     generator = torch.Generator().manual_seed(run.seed + 1000 * run.team.rank)
     parts = {"model": model, "optimizer": optimizer, "average": average, "generator": generator}
@@ -147,7 +144,7 @@ def train_diffusion(run: Run, sprites: Sprites, muon: bool = True, rate: float =
     words, alphas = Words(), build_scheduler().alphas_cumprod.to(run.device)
     recent: list[float] = []
     while run.going():
-        run.set_rate(optimizer, rate, warmup=200, decay=DECAY)
+        run.set_rate(optimizer, PEAK_RATE, warmup=200, decay=DECAY)
         total = 0.0
         for _ in run.team.micro_batches(run.step, MICRO_BATCHES):
             scenes = draw_scenes(MICRO, generator, richness=richness(run.progress))
@@ -178,11 +175,8 @@ def train_diffusion(run: Run, sprites: Sprites, muon: bool = True, rate: float =
 
 
 def richness(progress: float) -> float:
-    """Share of the effects that is shown.  Effects are learnt long before objects: they are rare at first,
-    all there in the middle, and thinned out again to leave clean images to the objects."""
-    if progress < 0.3:
-        return 0.3 + 0.7 * max(0.0, (progress - 0.08) / 0.22)
-    return 1.0 if progress < 0.55 else 0.6
+    """Share of the effects that is shown: they are learnt long before the objects, so they are rare at first."""
+    return 0.3 + 0.4 * min(1.0, max(0.0, (progress - 0.08) / 0.22))
 
 
 def caption_inputs(scenes: Scenes, words: Words, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
