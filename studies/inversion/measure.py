@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,17 +25,6 @@ def gap_closed(ours: dict[str, Tensor], plain: dict[str, Tensor]) -> dict[str, d
         low, middle, high = torch.quantile(share.double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.double)).tolist()
         closed[name] = {"median": round(middle, 4), "quartiles": [round(low, 4), round(high, 4)]}
     return closed
-
-
-def recognised(images: Tensor, prompts: Sequence[str], judge: Any) -> Tensor:
-    """Whether the judge's first guess is the object that the prompt names: (B,) bool."""
-    from adjointdpm.zoo.objects import OBJECTS
-
-    names = list(OBJECTS)
-    wanted = torch.tensor([next(names.index(w) for w in prompt.split() if w in OBJECTS) for prompt in prompts])
-    with torch.no_grad():
-        guess = judge(images).objects.argmax(dim=1)
-    return guess == wanted
 
 
 def kept(before: Tensor, after: Tensor) -> dict[str, int]:

@@ -18,6 +18,7 @@ from adjointdpm.tasks import InvertConfig, invert
 from adjointdpm.tasks.inversion.painter import Painted, Painter
 from adjointdpm.tasks.inversion.targets import true_effect
 from adjointdpm.tasks.inversion.token_space import TokenSpace
+from adjointdpm.zoo.measure import object_recognised
 from studies.inversion import denoising, measure
 from studies.inversion.design import GUIDANCE, ROWS, TRAIN_PROMPTS, TRAIN_SEEDS, Effect, Plan
 from studies.inversion.words import best_word, encode_with, word_images
@@ -126,14 +127,14 @@ def _figures(
 ) -> dict[str, Any]:
     judge = study.judge
     from_plain = measure.distances(plain, true, judge)
-    before = measure.recognised(plain, prompts, judge)
+    before = object_recognised(plain, prompts, judge)
     return {
         "images": len(prompts),
         "gap_closed": {m: measure.gap_closed(measure.distances(images[m], true, judge), from_plain) for m in METHODS},
         "plain_distance": {name: float(d.median()) for name, d in from_plain.items()},
         "recognised": {
-            "true": measure.kept(before, measure.recognised(true, prompts, judge)),
-            **{m: measure.kept(before, measure.recognised(images[m], prompts, judge)) for m in METHODS},
+            "true": measure.kept(before, object_recognised(true, prompts, judge)),
+            **{m: measure.kept(before, object_recognised(images[m], prompts, judge)) for m in METHODS},
         },
     }
 

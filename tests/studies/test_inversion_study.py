@@ -11,6 +11,7 @@ from adjointdpm.formats import fingerprint
 from adjointdpm.pipelines import differentiable
 from adjointdpm.tasks.inversion.painter import Painter
 from adjointdpm.tasks.inversion.token_space import TokenSpace
+from adjointdpm.zoo.measure import object_recognised
 from adjointdpm.zoo.objects import OBJECTS
 from studies.inversion import denoising, measure
 from studies.inversion.__main__ import run
@@ -80,7 +81,7 @@ def test_recognition_compares_with_the_object_of_the_prompt():
             logits[:, list(OBJECTS).index("fox")] = 1
             return types.SimpleNamespace(objects=logits)
 
-    found = measure.recognised(torch.zeros(2, 3, 8, 8), ["fox on white background", "bell on blue dots"], Fixed())
+    found = object_recognised(torch.zeros(2, 3, 8, 8), ["fox on white background", "bell on blue dots"], Fixed())
     assert found.tolist() == [True, False]
 
 

@@ -85,7 +85,8 @@ def run(out: Path, epochs: int | None = None, threads: int | None = None) -> Pat
             shown.append(job.show(generator, one, result))
             bars.advance(drawing)
             console.print(
-                f"{one.effect}: {100 * shown[-1].gap:.0f} % of the gap to the true effect closed on unseen prompts",
+                f"{one.effect}: {100 * shown[-1].gap:.0f} % of the gap to the true effect closed on unseen prompts, "
+                f"the object recognised in {shown[-1].recognised[2]} of {len(shown[-1].prompts)} images",
                 soft_wrap=True,
             )
         folder = Path(zoo.emoji_folder())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,8 @@ from adjointdpm.zoo.prompts import Row
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+    from adjointdpm.zoo.classifiers import Classifier, Judge
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -65,6 +68,15 @@ def recognised(scores: Scores, rows: list[Row]) -> tuple[list[bool], list[bool]]
     named = zip(scores.objects.argmax(1).tolist(), scores.styles.argmax(1).tolist(), rows, strict=True)
     pairs = [(objects[o] == row["object"], styles[s] == row["style"]) for o, s, row in named]
     return [p[0] for p in pairs], [p[1] for p in pairs]
+
+
+@torch.no_grad()
+def object_recognised(images: Tensor, prompts: Sequence[str], network: Judge | Classifier) -> Tensor:
+    """(B,) bool: is the network's first guess the object that the prompt names?"""
+    names = list(OBJECTS)
+    wanted = torch.tensor([next(names.index(word) for word in prompt.split() if word in OBJECTS) for prompt in prompts])
+    scores: Scores = network(images)
+    return scores.objects.argmax(dim=1) == wanted
 
 
 def gradient_energy(images: Tensor) -> float:
