@@ -46,8 +46,8 @@ loop that people write by hand, is `examples/replay_your_own_loop.py`.
 
 ## What it does not do
 
-- An argument that is edited in place after the call raises in backward, also where plain backprop would have got by:
-  write `x = x + d`.
+- A module that edits an argument with a gradient in place raises; so does, in backward, an `nn.Parameter` that was an
+  argument and was edited since. (What the loop does to other arguments does not matter: the replay has copies.)
 - Python's and numpy's random generators are not recorded; nor is state in globals.
 - A module that collects tensors with their graphs itself (a list of attention maps) keeps those graphs alive.
 - An edit of a few weights through `.data` within the loop that is undone before backward can go unseen: the values of
@@ -77,7 +77,8 @@ Peak bytes of the tensors that are made in forward and backward, in MB. Exact an
 ### Resident memory
 
 Growth of the process beyond that of a gradient through one call, in MB. It depends on the allocator, and is reported
-beside the exact figure, not instead of it.
+beside the exact figure, not instead of it: building a graph in the forward leaves freed blocks behind, which
+`ad.replay` gives back to the system at every 24th run of a call.
 
 {resident}
 

@@ -244,28 +244,62 @@ def test_inference_tensors_are_named() -> None:
         net(z, 0.0, c)
 
 
-def test_argument_edited_in_place_after_the_call() -> None:
-    net, z = Field(), state()
-    with ad.replay(net):
-        x = z * 1
-        y = net(x)
-        x.add_(y)
-        loss = net(x).sum()
-    with pytest.raises(InvalidInput, match="edited in place after the call"):
-        loss.backward()
+def test_arguments_edited_in_place_by_the_loop() -> None:
+    net, z = Field().requires_grad_(False), state()
+
+    def loss() -> Tensor:
+        x, t = z * 1, torch.zeros(3, 1)  # one buffer for all timesteps
+        for n in range(4):
+            t.fill_(1 - n / 4)
+            x.add_(net(x, t), alpha=-0.1)
+        return x.sum()
+
+    compare(loss, [z], net)
 
 
 def test_argument_edited_in_place_by_the_module() -> None:
     class Editing(nn.Module):
         def forward(self, x: Tensor, c: Tensor) -> Tensor:
             c.add_(1)
-            return x * c
+            return x * c.clone()
 
-    net = Editing()
-    with ad.replay(net), pytest.raises(InvalidInput, match="in place"):
-        net(state(), torch.ones(8))
+    net, z = Editing(), state()
+
+    def loss() -> Tensor:
+        c = torch.ones(8)
+        x = net(net(net(z, c), c), c)
+        assert c[0] == 4
+        return x.sum()
+
+    for _ in range(2):
+        compare(loss, [z], net)
     with ad.replay(net), pytest.raises(InvalidInput, match="in place"):
         net(torch.ones(3, 8), state(0, 8) * 1)
+
+
+def test_a_parameter_passed_as_an_argument_is_not_copied_but_guarded() -> None:
+    net, z, w = Field(), state(), nn.Parameter(torch.randn(3, 4))
+    compare(lambda: euler(net, z, w).sum(), [z, w], net)
+    with ad.replay(net):
+        loss = euler(net, z, w).sum()
+    with torch.no_grad():
+        w.add_(1)
+    with pytest.raises(InvalidInput, match="edited in place after the call"):
+        loss.backward()
+
+
+def test_conditioning_of_all_calls_is_copied_once_and_the_latents_not_held_twice() -> None:
+    z, c = state(), torch.randn(1000, 4)
+
+    class First(nn.Module):
+        def forward(self, x: Tensor, c: Tensor) -> Tensor:
+            return x * c[:3].mean()
+
+    first = First()
+    with LiveTensorMeter() as meter, ad.replay(first):
+        loss = euler(lambda x, t: first(x, c), z, steps=20).sum()
+    assert meter.live_bytes < 1.5 * c.numel() * 4 + 20 * 3 * z.numel() * 4
+    loss.backward()
 
 
 def test_result_edited_in_place_by_the_loop() -> None:

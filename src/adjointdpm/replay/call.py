@@ -23,6 +23,7 @@ from adjointdpm.replay.ambient import Ambient
 from adjointdpm.replay.gate import Gate, Total, graph_task
 from adjointdpm.replay.state import Snapshot
 from adjointdpm.replay.structure import Slot, swapped, tensors_in
+from adjointdpm.replay.trim import Trimmer
 from adjointdpm.replay.unreached import guard_leaf
 from adjointdpm.replay.weights import Mark, WeightWatch
 
@@ -69,8 +70,11 @@ class Call:
     watch: WeightWatch
     stats: Stats
     ambient: Ambient
+    trimmer: Trimmer
+    on_cpu: bool
     gates: list[Gate] = field(default_factory=list)  # one per differentiated slot, then one for the weights if any
     added_directly: list[int] = field(default_factory=list)  # positions in `weights`, see accumulate.py
+    edited: set[int] = field(default_factory=set)  # slots of tensors that the call itself edits in place
     mark: Mark | None = None
     buffers: dict[int, torch.Tensor] = field(default_factory=dict)
     probe: list[torch.Tensor] = field(default_factory=list)
@@ -103,8 +107,10 @@ class Call:
     def run_again(self, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Replay the call as it was.  Returns (outputs with a graph, leaves)."""
         self.stats.recomputations += 1
+        if self.on_cpu:
+            self.trimmer.about_to_run()
         leaves = self.leaves(tensors)
-        values = list(tensors)
+        values = [t.clone() if i in self.edited else t for i, t in enumerate(tensors)]
         for i, leaf in zip(self.differentiated, leaves, strict=True):
             values[i] = leaf
         args, kwargs = swapped(self.pattern, Slot, lambda slot: values[slot.index], fresh=True)
@@ -194,7 +200,7 @@ class Replayed(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.call = call
-        ctx.save_for_backward(*(t.detach() for t in tensors))
+        ctx.save_for_backward(*tensors)
         return tuple(t.detach() for t in outputs)
 
     @staticmethod

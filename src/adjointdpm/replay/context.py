@@ -15,9 +15,11 @@ from adjointdpm.replay.accumulate import large
 from adjointdpm.replay.ambient import Ambient
 from adjointdpm.replay.call import Call, Replayed, Stats, is_inside
 from adjointdpm.replay.gate import Gates
+from adjointdpm.replay.keepsake import Keepsakes
 from adjointdpm.replay.patch import Patches
 from adjointdpm.replay.state import Snapshot
 from adjointdpm.replay.structure import Slot, swapped
+from adjointdpm.replay.trim import Trimmer
 from adjointdpm.replay.unreached import check_reached
 from adjointdpm.replay.weights import WeightWatch
 
@@ -57,7 +59,8 @@ class replay:
 
     Raises
     ------
-    InvalidInput: not a module; an inference tensor; an argument edited in place between a call and its backward.
+    InvalidInput: not a module; an inference tensor; an `nn.Parameter` that was passed as an argument and edited in
+        place before backward (other arguments may be edited: the replay has a copy).
     WeightsChanged: in backward, if weights or buffers are not what they were at the call; names one.
     UnreachedGradient: a tensor requires grad and is used by a call, but is neither argument nor weight; or a tensor
         leaves a call by another way than its result and gets a gradient.
@@ -78,6 +81,8 @@ class replay:
         self._number_kept, self._keepers = _keep(keep)
         self._kept: deque[weakref.ref[Call]] = deque()
         self._gates = Gates()
+        self._keepsakes = Keepsakes()
+        self._trimmer = Trimmer()
         self._snapshots: dict[torch.nn.Module, Snapshot] = {}
         self._watches: dict[torch.nn.Module, WeightWatch] = {}
         self._uses: dict[tuple[torch.nn.Module, str], tuple[dict[int, int], frozenset[int]]] = {}  # in one call
@@ -101,6 +106,7 @@ class replay:
     ) -> None:
         self._active = False
         self._patches.remove()
+        self._keepsakes.clear()
         self._snapshots.clear()
         self._watches.clear()
 
@@ -139,6 +145,7 @@ class replay:
                     f"{name}: a tensor of shape {tuple(tensor.shape)} was made under torch.inference_mode() and cannot "
                     "take part in a gradient; make it under torch.no_grad(), or pass a clone of it"
                 )
+        devices = {t.device for t in [*tensors, *weights[:1]]}
         call = Call(
             name=name,
             function=original,
@@ -148,9 +155,14 @@ class replay:
             snapshot=snapshot,
             watch=watch,
             stats=self.stats,
-            ambient=Ambient({t.device for t in [*tensors, *weights[:1]]}, generators),
+            ambient=Ambient(devices, generators),
+            trimmer=self._trimmer,
+            on_cpu={d.type for d in devices} == {"cpu"},
         )
         self._drop_graphs(module)
+        if call.on_cpu:
+            self._trimmer.about_to_run()
+        copies = [self._keepsakes.of(t) for t in tensors]
         leaves = call.leaves(tensors)
         inner = {id(tensors[i]): leaf for i, leaf in zip(differentiated, leaves, strict=True)}
         versions = [t._version for t in tensors]
@@ -159,7 +171,8 @@ class replay:
         call.ambient.settle()
         call.mark, call.buffers = watch.end(buffers)
         call.probe = watch.probe()
-        if versions != [t._version for t in tensors]:
+        call.edited = {i for i, t in enumerate(tensors) if t._version != versions[i]}
+        if any(copies[i].data_ptr() == tensors[i].data_ptr() for i in call.edited):
             raise InvalidInput(f"{name} edits one of its arguments in place, so it cannot be replayed; pass a clone")
         if not outputs:
             return result
@@ -173,7 +186,7 @@ class replay:
             call.added_directly = [i for i, t in enumerate(weights) if id(t) in once_used]
             call.gates.append(self._gates.of(weights, shared=True))
         tokens = [gate.token for gate in call.gates]
-        outer = Replayed.apply(call, outputs, tensors, *tokens)  # type: ignore[no-untyped-call]
+        outer = Replayed.apply(call, outputs, copies, *tokens)  # type: ignore[no-untyped-call]
         if self._number_kept or module in self._keepers:
             call.graph = outputs, leaves
             if module not in self._keepers:
