@@ -38,5 +38,5 @@ def test_every_command_has_a_text_and_every_option_an_explanation() -> None:
 def test_a_changed_option_changes_the_text(tmp_path: Path) -> None:
     text = TEXTS["adjointdpm-generate"]
     assert "--guidance" in text
-    assert words(text) != words(text.replace("4.0", "5.0"))
+    assert words(text) != words(text.replace("3.0", "5.0"))
     assert plain("╭─ Options ─╮\n│ --x  y   │\n╰──────────╯\n") == "Options:\n--x  y\n"

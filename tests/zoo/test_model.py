@@ -52,7 +52,10 @@ def test_it_paints_what_the_prompt_says(pipe):
     images = generate(pipe, [f"{style} {word} on white background" for word, style in rows], seed=3, steps=12)
     scores = zoo.judge()(images)
     objects = list(zoo.vocabulary()["objects"])
+    styles = list(zoo.vocabulary()["styles"])
     right = sum(objects[o] == word for o, (word, _) in zip(scores.objects.argmax(1).tolist(), rows, strict=True))
+    assert right >= 3
+    right = sum(styles[s] == style for s, (_, style) in zip(scores.styles.argmax(1).tolist(), rows, strict=True))
     assert right >= 3
 
 

@@ -51,7 +51,7 @@ def generate(
     ],
     negative: Annotated[str | None, typer.Option("--negative", help="What to steer away from (with guidance).")] = None,
     steps: opt.Steps = 20,
-    guidance: opt.Guidance = 4.0,
+    guidance: opt.Guidance = 3.0,
     count: Annotated[int, typer.Option("--count", min=1, help="Images for each prompt.")] = 1,
     seed: opt.Seed = 0,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images painted at once; changes nothing else.")] = 4,

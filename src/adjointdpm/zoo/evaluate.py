@@ -32,7 +32,7 @@ from adjointdpm.zoo.sprites import build_sprites
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-SEED, STEPS, GUIDANCE = 1000, 20, 4.0
+SEED, STEPS, GUIDANCE = 1000, 20, 2.5
 
 
 def evaluate_prompts(pipe: StableDiffusionPipeline, sprites: Sprites) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -49,7 +49,7 @@ def generate(
     prompts: list[str],
     seed: int,
     steps: int = 20,
-    guidance: float = 4.0,
+    guidance: float = 2.5,
     batch: int = 25,
 ) -> Tensor:
     """(N, 3, 64, 64) in [0, 1]; image i starts from its own generator, seed + i."""

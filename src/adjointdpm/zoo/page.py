@@ -23,7 +23,7 @@ two cores. Beside it stand a classifier (`zoo.classifier()`, may be optimised ag
 import adjointdpm as ad
 
 pipe = ad.zoo.emoji()
-pipe("flat strawberry on yellow dots sepia", num_inference_steps=20, guidance_scale=4.0).images[0].save("strawberry.png")
+pipe("flat strawberry on yellow dots sepia", num_inference_steps=20, guidance_scale=2.5).images[0].save("strawberry.png")
 print(ad.zoo.vocabulary()["effects"], ad.zoo.unknown_words("flat strawbery on yellow dots"))
 ```
 
