@@ -116,6 +116,30 @@ def test_pairs_one_at_a_time_give_the_same_embedding(gen, tmp_path):
     assert single.losses == pytest.approx(together.losses, rel=1e-4)
 
 
+def test_pairs_take_turns(gen, tmp_path):
+    from adjointdpm.losses import mse
+    from adjointdpm.tasks.inversion.objective import Objective
+
+    config = settings(tmp_path, prompts=("red apple", "blue cat", "star"), seeds=(1, 2, 3), pairs_per_step=2)
+    painter = Painter(gen, config)
+    objective = Objective(
+        painter, PromptSpace(painter, config), mse, painter.paint(*painter.encode(["a"] * 3), [1] * 3)
+    )
+    turns = [objective.turn(step) for step in range(1, 7)]
+    assert all(len(turn) == 2 for turn in turns)
+    assert sorted(i for turn in turns[:3] for i in turn) == [0, 0, 1, 1, 2, 2]  # two rounds in three steps
+    assert objective.turn(2) == turns[1]  # depends on the step alone, so a resumed run goes on as it would have
+    losses = [objective.backward(step) for step in (1, 2, 3)]
+    assert sum(losses) / 3 == pytest.approx(objective.value(), rel=1e-5)
+
+
+def test_a_run_of_few_pairs_a_step_ends_with_its_last_state(gen, tmp_path):
+    result = invert(settings(tmp_path, pairs_per_step=1, epochs=6), gen)
+    assert len(result.losses) == 6
+    again = invert(settings(tmp_path / "again", pairs_per_step=1, epochs=6), gen)
+    assert torch.equal(result.embedding.rows, again.embedding.rows)
+
+
 def test_a_killed_run_resumes_bit_for_bit(gen, tmp_path):
     whole = invert(settings(tmp_path / "a", checkpoint_every=2), gen)
 

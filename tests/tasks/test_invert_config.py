@@ -32,6 +32,7 @@ def test_the_papers_preset_gives_way_to_what_is_given():
         ({"effect": None, "target_images": ("a.png",), "seeds": (1, 2)}, "1 target images for 2 pairs"),
         ({"effect": None, "target_words": "3d", "effect_options": {"strength": 1}}, "effect_options are for effect"),
         ({"effect": None, "target_words": "{prompt} "}, "holds no word"),
+        ({"pairs_per_step": 3, "seeds": (1, 2)}, "pairs_per_step=3, but there are 2 pairs"),
         ({"token": "my token"}, "one word without spaces"),
         ({"steps": 0}, "greater than or equal to 1"),
         ({"steps": 2.5}, "valid integer"),

@@ -179,6 +179,9 @@ def invert(
     weight_decay: Annotated[
         float | None, typer.Option("--weight-decay", callback=opt.finite, help="Of AdamW. [default: 0.01]")
     ] = None,
+    pairs_per_step: Annotated[
+        int | None, typer.Option("--pairs-per-step", min=1, help="Pairs in each step, taking turns. [default: all]")
+    ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pairs at once. [default: all]")] = None,
     checkpoint_every: Annotated[
         int | None, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints. [default: 5]")
@@ -214,7 +217,7 @@ def invert(
         "effect_options": opt.key_values(effect_option), "target_images": target, "target_words": target_words,
         "space": space, "variant": placement, "rows": rows, "token": token, "vectors": vectors, "init_word": init_word,
         "steps": steps, "guidance_scale": guidance, "loss": loss, "epochs": epochs, "lr": lr,
-        "lr_schedule": lr_schedule, "weight_decay": weight_decay, "batch_size": batch,
+        "lr_schedule": lr_schedule, "weight_decay": weight_decay, "pairs_per_step": pairs_per_step, "batch_size": batch,
         "checkpoint_every": checkpoint_every, "unseen_prompts": unseen_prompt, "unseen_seeds": unseen_seed,
         "preset": preset,
     }  # fmt: skip

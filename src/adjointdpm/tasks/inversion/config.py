@@ -58,7 +58,10 @@ class InvertConfig(BaseModel):
     steps: int = Field(default=10, ge=1, description="Sampling steps.")
     guidance_scale: float = Field(default=3.0, allow_inf_nan=False)
     loss: str = Field(default="mse", description="mse, perceptual, efficientnet, lpips, or module:function.")
-    epochs: int = Field(default=50, ge=1, description="AdamW steps, each over all pairs.")
+    epochs: int = Field(default=50, ge=1, description="AdamW steps, each over all pairs or `pairs_per_step`.")
+    pairs_per_step: int | None = Field(
+        default=None, ge=1, description="Pairs in each AdamW step, taking turns; None: all."
+    )
     lr: Positive | None = Field(default=None, description="Learning rate; 0.1 in prompt space, 0.02 in token space.")
     lr_schedule: Schedule = "linear"
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
@@ -89,6 +92,8 @@ class InvertConfig(BaseModel):
                 f"{len(self.prompts)} prompts and {len(self.seeds)} seeds cannot be paired: "
                 "give as many of each, or one of either"
             )
+        if self.pairs_per_step is not None and self.pairs_per_step > len(self.pairs):
+            raise ValueError(f"pairs_per_step={self.pairs_per_step}, but there are {len(self.pairs)} pairs")
         if self.target_images and len(self.target_images) != len(self.pairs):
             raise ValueError(f"{len(self.target_images)} target images for {len(self.pairs)} pairs: give one for each")
         if self.effect_options and self.effect is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ __all__ = ["Objective"]
 
 
 class Objective:
-    """The mean of `loss` over the pairs, `batch_size` of them at a time."""
+    """The mean of `loss` over the pairs, or in a step over `pairs_per_step` of them; `batch_size` at a time."""
 
     def __init__(self, painter: Painter, space: Space, loss: Loss, target: Painted) -> None:
         self.painter, self.space, self.loss, self.target = painter, space, loss, target
@@ -24,12 +26,12 @@ class Objective:
 
     def backward(self, step: int) -> float:
         """Add the gradient to the embedding's `grad`; returns the loss.  Raises as `losses.check_value`."""
-        return self._sum(step, differentiate=True)
+        return self._sum(self.turn(step), step)
 
     def value(self) -> float:
         """The loss alone."""
         with torch.no_grad():
-            return self._sum(None, differentiate=False)
+            return self._sum(list(range(len(self.seeds))))
 
     def paint(self) -> Painted:
         """The images of the pairs with the present embedding."""
@@ -37,16 +39,24 @@ class Objective:
             embeds = self.space.encode(self.prompts)
         return self.painter.paint(embeds, self.negative, self.seeds)
 
-    def _sum(self, step: int | None, differentiate: bool) -> float:
+    def turn(self, step: int) -> list[int]:
+        """The pairs of step 1 …: all, or the next few of a random order that is drawn anew once all had their turn."""
+        count = len(self.seeds)
+        few = self.painter.config.pairs_per_step or count
+        places = range((step - 1) * few, step * few)
+        orders = {k: random.Random(k).sample(range(count), count) for k in {place // count for place in places}}
+        return sorted(orders[place // count][place % count] for place in places)
+
+    def _sum(self, pairs: list[int], step: int | None = None) -> float:
         total = 0.0
-        for part in parts(len(self.seeds), self.painter.config.batch_size):
-            chosen = list(part)
+        for part in parts(len(pairs), self.painter.config.batch_size):
+            chosen = [pairs[i] for i in part]
             embeds = self.space.encode([self.prompts[i] for i in chosen])
             out = self.painter.generate(embeds, self.negative[chosen], [self.seeds[i] for i in chosen])
             image: Tensor = out.image_unclamped  # the clamped image has no gradient where it is saturated
             value = self.loss(image, self.target.image[chosen].to(image))
-            share = len(chosen) / len(self.seeds)
-            if differentiate:
+            share = len(chosen) / len(pairs)
+            if torch.is_grad_enabled():
                 (check_value(value, step) * share).backward()  # type: ignore[no-untyped-call]
             total += float(value.detach()) * share
         return total

@@ -1,7 +1,8 @@
 """`invert(config, generator)`: paper 4.1, min over # of L(x*, Φ(x_T, {c, #})), saved and reported.
 
-Each epoch draws the images of all training pairs with the current embedding, from their own noises, takes the exact
-gradient of the loss to the embedding through the whole sampler and decoder, and makes one AdamW step.
+Each epoch draws the images of the training pairs (all, or some in turn) with the current embedding, from their own
+noises, takes the exact gradient of the loss to the embedding through the whole sampler and decoder, and makes one AdamW
+step.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def invert(
         settings = config.loop_settings()
         history = optimise(run, {"embedding": space.parameter}, objective.backward, settings, on_step)
         final = objective.value()  # the last update's own loss is not in the history
-        if not final < min(history.losses):
+        if config.pairs_per_step is None and not final < min(history.losses):  # losses of few pairs do not compare
             final = min(history.losses)
             with torch.no_grad():
                 space.parameter.copy_(history.best["embedding"])
