@@ -36,7 +36,7 @@ def test_images_records_and_names(paint: Callable[..., Any], tmp_path: Path) -> 
     assert ran.out.split() == [f"out/{name}.png" for name in names]
     text = read_png_text(tmp_path / "out" / "0002-blue-fish.png")
     assert text is not None
-    assert text.startswith("blue fish\nNegative prompt: dog\nSteps: 2, Sampler: DDIMScheduler, CFG scale: 4, Seed: 7,")
+    assert text.startswith("blue fish\nNegative prompt: dog\nSteps: 2, Sampler: DDIMScheduler, CFG scale: 3, Seed: 7,")
 
 
 def test_an_image_does_not_depend_on_its_batch(paint: Callable[..., Any], tmp_path: Path) -> None:
