@@ -27,9 +27,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import adjointdpm as ad
-from adjointdpm.numerics import LiveTensorMeter, resident_bytes
+from adjointdpm.numerics import LiveTensorMeter
 from benchmarks import floor
 from benchmarks.cost_page import write_page
+from benchmarks.resident import growth_during
 
 HERE = Path(__file__).parent
 RESULT, PAGE = HERE / "results" / "cost.json", HERE.parent / "docs" / "cost.md"
@@ -158,11 +159,7 @@ def print_resident_growth(kind: str, batch: int, steps: int, method: str) -> Non
     """Growth of this process: the high-water mark during a gradient less what was resident after one step."""
     Case(kind, batch, 1).gradient("floor")
     case = Case(kind, batch, steps)
-    before = resident_bytes() or 0
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the high-water mark of loading
-    case.gradient(method)
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(max(0, int(status["VmHWM"].split()[0]) * 1024 - before))
+    print(growth_during(lambda: case.gradient(method)))
 
 
 def processor() -> str:

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import adjointdpm as ad
-from adjointdpm.numerics import LiveTensorMeter, relative_error, resident_bytes
+from adjointdpm.numerics import LiveTensorMeter, relative_error
 from benchmarks.replay_page import write_page
+from benchmarks.resident import growth_during
 
 HERE = Path(__file__).parent
 METHODS = ("plain", "reentrant", "non-reentrant", "replay")
@@ -159,11 +160,7 @@ def print_resident_growth(kind: str, calls: int, method: str) -> None:
     """Growth of this process: the high-water mark during a gradient, above what it holds after one of a single call."""
     loop = loop_of(kind)
     loop.gradient(1, "plain")
-    before = resident_bytes() or 0
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the high-water mark of loading and building
-    loop.gradient(calls, method)
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(max(0, int(status["VmHWM"].split()[0]) * 1024 - before))
+    print(growth_during(lambda: loop.gradient(calls, method)))
 
 
 def measure_overhead(calls: int = 80, rounds: int = 25) -> dict[str, float]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from adjointdpm.zoo.team import Team
 
+MATRIX_RATE = 2.0  # of the matrices, in units of the rate of the rest
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic that pushes singular values to about 1
 
 
@@ -44,6 +45,12 @@ def split_parameters(named: dict[str, Tensor]) -> tuple[list[Tensor], list[Tenso
         is_matrix = p.ndim >= 2 and not any(word in name for word in outside)
         (matrices if is_matrix else rest).append(p)
     return matrices, rest
+
+
+def optimizer_for(named: dict[str, Tensor], team: Team) -> Muon:
+    """Muon over the matrices among the parameters, AdamW over the rest, at rates that suit both."""
+    matrices, rest = split_parameters(named)
+    return Muon([{"params": matrices, "muon": True, "scale": MATRIX_RATE}, {"params": rest}], team)
 
 
 class Muon(torch.optim.Optimizer):

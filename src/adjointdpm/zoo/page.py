@@ -58,7 +58,8 @@ images on the fly, and trains autoencoder, denoiser with text encoder, and class
 - **Sprites on the denoiser's grid.** Objects stand on a grid of 8 pixels, one cell of the 8 × 8 level, so that each
   drawing is one latent pattern.
 - **Muon** for matrices and kernels, AdamW for the rest. After 16,000 images the denoiser's loss was 0.34 with it and
-  0.57 with AdamW at 1e-3; the autoencoder, at 31.5 dB after 47 minutes of AdamW, was at 35.6 dB after 18 more with Muon.
+  0.57 with AdamW at 1e-3; the autoencoder, left at 31.5 dB by 47 minutes of AdamW on shared cores, was at 35.6 dB after 18 more with
+  Muon, idle cores and a larger share of the squared error in its loss (not told apart).
 - The shipped weights are those of two runs: 173,000 images first, then the better autoencoder, then the denoiser
   trained on from where it was, on latents that had moved a little. A new run needs no such detour.
 - **A continuous neighbourhood of `filtered`.** In half of the captions with that word, its embedding is shifted by a learnt

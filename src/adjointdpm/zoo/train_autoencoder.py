@@ -1,8 +1,7 @@
 """Autoencoder stage: pixels <-> 16 x 16 x 8 latents, trained on composed images off the grid.
 
 L1 + MSE + L1 of image gradients (edges are what makes a drawing crisp), a little noise on the
-latents so that the decoder forgives the denoiser's last errors; Muon, which reached in 9 minutes
-what AdamW had not in 40.  The learning rate follows the
+latents so that the decoder forgives the denoiser's last errors.  The learning rate follows the
 wall clock, so that the run ends decayed after the minutes given, on a busy machine too.
 
 Afterwards each latent channel is normalised inside the encoder's own last convolution
@@ -23,7 +22,7 @@ from torch import Tensor
 from adjointdpm.zoo.build import SCALE, build_vae
 from adjointdpm.zoo.compose import Sprites, compose
 from adjointdpm.zoo.draw import draw_scenes
-from adjointdpm.zoo.muon import Muon
+from adjointdpm.zoo.muon import optimizer_for
 from adjointdpm.zoo.training import Run
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 BATCH, MICRO_BATCHES = 12, 2  # of one step: 24 images
 PEAK_RATE, DECODER_RATE = 1e-3, 5e-4
-MATRIX_RATE = 2.0  # Muon's rate in units of AdamW's
 LATENT_NOISE = 0.03
 
 
@@ -79,9 +77,7 @@ def train_decoder(run: Run, sprites: Sprites) -> None:
 
 def _train(run: Run, sprites: Sprites, vae: AutoencoderTiny, noise: float, rate: float) -> None:
     vae.to(run.device, memory_format=torch.channels_last)
-    trained = [p for p in vae.parameters() if p.requires_grad]
-    kernels, biases = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim < 2]
-    optimizer = Muon([{"params": kernels, "muon": True, "scale": MATRIX_RATE}, {"params": biases}], run.team)
+    optimizer = optimizer_for({name: p for name, p in vae.named_parameters() if p.requires_grad}, run.team)
     generator = torch.Generator().manual_seed(run.seed + 1000 * run.team.rank)
     test = torch.Generator().manual_seed(10_000_019)
     real = compose(draw_scenes(192, test), sprites, test).to(run.device, memory_format=torch.channels_last)

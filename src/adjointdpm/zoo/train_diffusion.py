@@ -32,7 +32,7 @@ from adjointdpm.zoo.captions import caption
 from adjointdpm.zoo.compose import Scenes, Sprites, compose
 from adjointdpm.zoo.draw import draw_scenes
 from adjointdpm.zoo.lexicon import NAMELESS
-from adjointdpm.zoo.muon import Muon, split_parameters
+from adjointdpm.zoo.muon import optimizer_for
 from adjointdpm.zoo.training import Average, Run
 
 MICRO, MICRO_BATCHES = 32, 2  # one step: 64 images
@@ -40,7 +40,6 @@ PEAK_RATE = 1.2e-3
 DECAY = 0.6  # share of the time over which the rate falls
 LOG_SNR = (-0.3, 2.0)  # mean and spread of the training times' log signal-to-noise ratio
 UNIFORM = 0.25  # share of times drawn evenly instead, so that both ends are trained
-MATRIX_RATE = 2.0  # Muon's rate in units of AdamW's
 EMA = 0.997
 COLOR_MAP = 24  # numbers in a nameless effect: two affine maps of colour
 
@@ -115,11 +114,6 @@ def draw_times(n: int, alphas: Tensor) -> Tensor:
     return torch.where(even, torch.randint(0, len(alphas), (n,), device=alphas.device), t)
 
 
-def make_optimizer(model: Denoiser, run: Run) -> torch.optim.Optimizer:
-    matrices, rest = split_parameters(dict(model.named_parameters()))
-    return Muon([{"params": matrices, "muon": True, "scale": MATRIX_RATE}, {"params": rest}], run.team)
-
-
 def load_autoencoder(folder: Path, device: torch.device) -> nn.Module:
     vae = build_vae()
     later = folder / "decoder.safetensors"  # same encoder, decoder trained further
@@ -133,7 +127,7 @@ def train_diffusion(run: Run, sprites: Sprites) -> None:
     vae = load_autoencoder(run.folder, run.device)
     model = Denoiser().to(run.device)
     model.unet.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, run)
+    optimizer = optimizer_for(dict(model.named_parameters()), run.team)
     average = Average({"unet": model.unet, "text_encoder": model.text_encoder}, EMA)
     generator = torch.Generator().manual_seed(run.seed + 1000 * run.team.rank)
     parts = {"model": model, "optimizer": optimizer, "average": average, "generator": generator}
