@@ -170,7 +170,7 @@ def train_diffusion(run: Run, sprites: Sprites) -> None:
 
 def richness(progress: float) -> float:
     """Share of the effects that is shown: they are learnt long before the objects, so they are rare at first."""
-    return 0.3 + 0.4 * min(1.0, max(0.0, (progress - 0.08) / 0.22))
+    return 0.3 + 0.4 * min(1.0, max(0.0, (progress - 0.6) / 0.3))
 
 
 def caption_inputs(scenes: Scenes, words: Words, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
