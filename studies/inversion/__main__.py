@@ -15,7 +15,16 @@ import adjointdpm as ad
 from adjointdpm import zoo
 from adjointdpm.formats import fingerprint
 from adjointdpm.runs import atomic_write, environment
-from studies.inversion.design import EPOCHS, GUIDANCE, ROWS, TRAIN_PROMPTS, TRAIN_SEEDS, Plan, quick_plan
+from studies.inversion.design import (
+    EPOCHS,
+    GUIDANCE,
+    PAIRS_PER_STEP,
+    ROWS,
+    TRAIN_PROMPTS,
+    TRAIN_SEEDS,
+    Plan,
+    quick_plan,
+)
 from studies.inversion.page import page, percent, write_chart, write_pictures
 from studies.inversion.runner import TOKEN_VECTORS, Study, run_effect
 from studies.inversion.words import candidates
@@ -72,6 +81,7 @@ def run(study: Study, model: dict[str, str]) -> dict[str, Any]:
         "steps": study.plan.steps,
         "guidance": GUIDANCE,
         "epochs": study.plan.epochs,
+        "pairs_per_step": PAIRS_PER_STEP,
         "rows": ROWS,
         "token_vectors": TOKEN_VECTORS,
         "candidates": len(candidates()),

@@ -33,7 +33,10 @@ class Budget:
 
 
 def sampler_budget(epochs: int, pairs: int, steps: int) -> Budget:
-    """Inversion through `steps` guided steps: N forwards, N − 1 recomputations, N VJPs of two branches per image."""
+    """Inversion through `steps` guided steps: N forwards, N − 1 recomputations, N VJPs of two branches per image.
+
+    pairs: images in one step of the optimiser.
+    """
     images = epochs * pairs * 2
     return Budget(images * (2 * steps - 1), images * steps)
 

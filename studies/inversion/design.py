@@ -5,14 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# Four training pairs: objects of four categories, on backgrounds that are light, dark, coloured and patterned.
+# Training pairs, four of which make a step: objects of every category on every kind of background.
 TRAIN_PROMPTS = (
     "cat on white background",
     "rocket on blue background",
     "mushroom on gray background",
     "cake on green stripes",
+    "owl on yellow background",
+    "apple on black background",
+    "bus on pink background",
+    "cactus on orange background",
+    "crown on purple checks",
+    "turtle on red background",
+    "doughnut on white background",
+    "drum on gray dots",
+    "tulip on white pink gradient",
+    "shark on green background",
+    "key on yellow blue gradient",
+    "tomato on white background",
 )
-TRAIN_SEEDS = (11, 12, 13, 14)
+TRAIN_SEEDS = tuple(range(11, 11 + len(TRAIN_PROMPTS)))
+PAIRS_PER_STEP = 4
 
 # Unseen objects; every prompt with every noise.
 TEST_PROMPTS = (

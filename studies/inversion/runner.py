@@ -15,12 +15,13 @@ from torch import Tensor
 from adjointdpm.formats import fingerprint
 from adjointdpm.runs import atomic_write, load_tensors, save_tensors
 from adjointdpm.tasks import InvertConfig, invert
+from adjointdpm.tasks.inversion.compare import distance
 from adjointdpm.tasks.inversion.painter import Painted, Painter
 from adjointdpm.tasks.inversion.targets import true_effect
 from adjointdpm.tasks.inversion.token_space import TokenSpace
 from adjointdpm.zoo.measure import object_recognised
 from studies.inversion import denoising, measure
-from studies.inversion.design import GUIDANCE, ROWS, TRAIN_PROMPTS, TRAIN_SEEDS, Effect, Plan
+from studies.inversion.design import GUIDANCE, PAIRS_PER_STEP, ROWS, TRAIN_PROMPTS, TRAIN_SEEDS, Effect, Plan
 from studies.inversion.words import best_word, encode_with, word_images
 
 TOKEN_VECTORS, TOKEN_RATE = 4, 0.02
@@ -46,6 +47,7 @@ class Study:
             "steps": self.plan.steps,
             "guidance_scale": GUIDANCE,
             "epochs": self.plan.epochs,
+            "pairs_per_step": PAIRS_PER_STEP,
             "unseen_prompts": (),
         }
         return InvertConfig(**base | changes)
@@ -92,7 +94,7 @@ def _measure(study: Study, effect: Effect, on_step: Callable[[int, int, float], 
     words.pop(effect.words or "", None)  # a style's own word drew the target: as a rival it would be the target itself
     phrase, word_loss = best_word(words, targets)
     token = TokenSpace(painter, study.config(effect, space="token", vectors=TOKEN_VECTORS))
-    budget = denoising.sampler_budget(study.plan.epochs, len(TRAIN_SEEDS), study.plan.steps)
+    budget = denoising.sampler_budget(study.plan.epochs, PAIRS_PER_STEP, study.plan.steps)
     began = time.perf_counter()
     used = denoising.learn(pipe, token, targets, budget, TOKEN_RATE)
     seconds["denoising"] = time.perf_counter() - began
@@ -126,12 +128,14 @@ def _figures(
     study: Study, prompts: list[str], plain: Tensor, true: Tensor, images: dict[str, Tensor]
 ) -> dict[str, Any]:
     judge = study.judge
-    from_plain = measure.distances(plain, true, judge)
     before = object_recognised(plain, prompts, judge)
     return {
         "images": len(prompts),
-        "gap_closed": {m: measure.gap_closed(measure.distances(images[m], true, judge), from_plain) for m in METHODS},
-        "plain_distance": {name: float(d.median()) for name, d in from_plain.items()},
+        "gap_closed": {m: measure.shares_closed(images[m], plain, true, judge) for m in METHODS},
+        "plain_distance": {
+            "mse": float(distance(plain, true).median()),
+            "features": float(distance(plain, true, judge.features).median()),
+        },
         "recognised": {
             "true": measure.kept(before, object_recognised(true, prompts, judge)),
             **{m: measure.kept(before, object_recognised(images[m], prompts, judge)) for m in METHODS},

@@ -67,9 +67,11 @@ def test_gap_and_recognition_figures():
     true, plain = torch.zeros(3, 3, 8, 8), torch.full((3, 3, 8, 8), 0.4)
     ours = torch.stack([torch.full((3, 8, 8), v) for v in (0.0, 0.2, 0.4)])
     judge = Judge()
-    closed = measure.gap_closed(measure.distances(ours, true, judge), measure.distances(plain, true, judge))
+    closed = measure.shares_closed(ours, plain, true, judge)
     assert closed["mse"]["median"] == pytest.approx(0.75)
     assert closed["mse"]["quartiles"] == pytest.approx([0.375, 0.875])
+    assert closed["features"]["quartiles"][1] <= 1
+    assert measure.shares_closed(true, plain, true, judge)["features"]["median"] == 1
     before, after = torch.tensor([True, True, False]), torch.tensor([True, False, True])
     assert measure.kept(before, after) == {"before": 2, "after": 1}
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from adjointdpm.errors import InputWarning, InvalidInput, NonFinite, NotDifferentiable
 from adjointdpm.formats import PromptEmbedding, TextualInversion, fingerprint
+from adjointdpm.numerics import relative_error
 from adjointdpm.pipelines import differentiable
 from adjointdpm.runs import OutputError, RunFolder, load_checkpoint, read_jsonl
 from adjointdpm.tasks import InvertConfig, invert
@@ -112,7 +113,8 @@ def test_the_gradient_is_that_of_the_loss(gen, tmp_path):
 def test_pairs_one_at_a_time_give_the_same_embedding(gen, tmp_path):
     together = invert(settings(tmp_path / "a"), gen)
     single = invert(settings(tmp_path / "b", batch_size=1), gen)
-    assert torch.allclose(together.embedding.rows, single.embedding.rows, atol=1e-3)
+    # over all numbers: where a gradient is almost zero, AdamW turns its rounding into a step
+    assert relative_error(single.embedding.rows, together.embedding.rows) < 1e-3
     assert single.losses == pytest.approx(together.losses, rel=1e-4)
 
 
@@ -169,6 +171,7 @@ PROGRAM = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
+from adjointdpm.numerics import relative_error
 from adjointdpm.pipelines import differentiable
 from adjointdpm.tasks import InvertConfig, invert
 from tests.support.tiny_pipeline import tiny_pipeline

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from adjointdpm.formats import fingerprint
-from adjointdpm.losses import feature_distance
 from adjointdpm.numerics import LiveTensorMeter, relative_error
 from adjointdpm.tasks import InvertConfig, InvertResult, invert
 from adjointdpm.tasks.inversion.compare import gap_closed
@@ -155,13 +154,11 @@ def show(generator: Any, demonstration: Demonstration, result: InvertResult) -> 
     assert true is not None
     gap = float(gap_closed(ours.image, plain.image, true.image).median())
     judge = judge_network()
-    with torch.no_grad():
-        seen = [judge.features(images.image) for images in (ours, plain, true)]
-    feature_gap = 1 - feature_distance(seen[0], seen[2]) / feature_distance(seen[1], seen[2])
+    feature_gap = float(gap_closed(ours.image, plain.image, true.image, judge.features).median())
     recognised = [int(object_recognised(p.image, prompts, judge).sum()) for p in (plain, true, ours)]
     return Shown(
         demonstration, result, prompts, plain.shown, ours.shown, true.shown, gap,
-        float(feature_gap.median()), (recognised[0], recognised[1], recognised[2]),
+        feature_gap, (recognised[0], recognised[1], recognised[2]),
     )  # fmt: skip
 
 

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from adjointdpm.losses import feature_distance
 from adjointdpm.tasks.inversion.painter import Painted, Painter
 from adjointdpm.tasks.inversion.spaces import Space
 from adjointdpm.tasks.inversion.targets import true_effect
 
-__all__ = ["Comparison", "compare_unseen", "gap_closed"]
+__all__ = ["Comparison", "compare_unseen", "distance", "gap_closed"]
 
+Features = Callable[[Tensor], list[Tensor]]  # a network's feature maps of images (B, 3, H, W)
 PLAIN_NOUNS = ("cat", "rocket", "guitar", "mushroom", "house", "apple")
 
 
-def gap_closed(ours: Tensor, plain: Tensor, true: Tensor) -> Tensor:
-    """1 − d(ours, true) / d(plain, true) for each image (B,), d the mean squared error; 1 is perfect, 0 no effect."""
-    distance = [(image - true).square().flatten(1).mean(dim=1) for image in (ours, plain)]
-    return 1 - distance[0] / distance[1].clamp_min(1e-12)
+def distance(images: Tensor, true: Tensor, features: Features | None = None) -> Tensor:
+    """For each image (B,): the mean squared error, or with `features` the distance of the two images' features."""
+    if features is None:
+        return (images - true).square().flatten(1).mean(dim=1)
+    with torch.no_grad():
+        return feature_distance(features(images), features(true))
+
+
+def gap_closed(ours: Tensor, plain: Tensor, true: Tensor, features: Features | None = None) -> Tensor:
+    """1 − d(ours, true) / d(plain, true) for each image (B,), d as in `distance`; 1 is perfect, 0 no effect."""
+    return 1 - distance(ours, true, features) / distance(plain, true, features).clamp_min(1e-12)
 
 
 @dataclass(frozen=True)
