@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from adjointdpm.cli.check import Finding
 from adjointdpm.cli.check_table import tables
+from adjointdpm.cli.finding import Finding
 from adjointdpm.gradients.check import Row
 
 KEYS = {"engine", "wrt", "rel_error", "cosine", "seconds", "peak_mb"}

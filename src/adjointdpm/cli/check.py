@@ -10,9 +10,10 @@ with an estimate of its own noise on the pipeline road.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adjointdpm.cli.finding import DIFFERENCE, Finding
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.shell import Shell
 from adjointdpm.errors import InvalidInput
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["CheckRequest", "check"]
 
 PIPELINE_ENGINES = ("full", "exact")
-DIFFERENCE = "finite difference"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,23 +39,6 @@ class CheckRequest:
     directions: int
     solver: str
     spacing: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One row of a report, with the road and the number format that it was measured on."""
-
-    road: str
-    dtype: str
-    row: Row
-
-    @property
-    def is_difference(self) -> bool:
-        """A finite difference, which checks plain backprop; all other rows check an engine against plain backprop."""
-        return self.row.against == DIFFERENCE
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self.row), "passed": self.row.passed, "road": self.road, "dtype": self.dtype}
 
 
 def check(shell: Shell, request: CheckRequest, choice: ModelChoice) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from adjointdpm.cli.check import Finding
+from adjointdpm.cli.finding import Finding
 
 __all__ = ["tables"]
 
