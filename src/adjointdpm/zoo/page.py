@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,9 @@ images on the fly, and trains autoencoder, denoiser with text encoder, and class
 - **Muon** for matrices and kernels, AdamW for the rest. After 16,000 images the denoiser's loss was 0.34 with it and
   0.57 with AdamW at 1e-3; the autoencoder, left at 31.5 dB by 47 minutes of AdamW on shared cores, was at 35.6 dB after 18 more with
   Muon, idle cores and a larger share of the squared error in its loss (not told apart).
-- The shipped weights are those of two runs: 173,000 images first, then the better autoencoder, then the denoiser
-  trained on from where it was, on latents that had moved a little. A new run needs no such detour.
+- The shipped weights are those of three runs in a row: 173,000 images; the better autoencoder, and the denoiser trained on
+  from where it was, on latents that had moved a little, to 478,000; and once more from there, the learning rate
+  raised again and effects rare again, to {images}. A new run needs no such detour.
 - **A continuous neighbourhood of `filtered`.** In half of the captions with that word, its embedding is shifted by a learnt
   linear function of the effect's colour map. The shift is not shipped; it is there so that embeddings near that word reach
   effects that no word names.
@@ -140,6 +142,12 @@ def targets(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def _images_seen(folder: Path) -> str:
+    """How many images the denoiser was trained on, from the training log."""
+    lines = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    return f"{max(line['images'] for line in lines if line['stage'] == 'diffusion'):,}"
+
+
 def write_page(results: dict[str, Any], folder: Path, page: Path) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     link = os.path.relpath(folder, page.parent)
@@ -184,4 +192,4 @@ def write_page(results: dict[str, Any], folder: Path, page: Path) -> None:
         ]
     notes = folder / "notes.md"  # what a person says about targets missed, and why
     lines += [notes.read_text()] if notes.exists() else []
-    page.write_text("\n".join(lines) + RECIPE.format(folder=link))
+    page.write_text("\n".join(lines) + RECIPE.format(folder=link, images=_images_seen(folder)))

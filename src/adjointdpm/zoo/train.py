@@ -22,9 +22,9 @@ from adjointdpm.zoo.sprites import build_sprites
 STAGES = {
     "data": 0.0,
     "autoencoder": 40.0,
-    "diffusion": 165.0,
+    "diffusion": 240.0,
     "decoder": 15.0,
-    "classifiers": 12.0,
+    "classifiers": 19.0,
     "export": 0.0,
     "evaluation": 0.0,
 }
