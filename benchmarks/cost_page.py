@@ -13,7 +13,7 @@ NAMES = {
     "reentrant": "`torch.utils.checkpoint`, reentrant",
     "non-reentrant": "`torch.utils.checkpoint`, non-reentrant",
 }
-TITLES = {"x_T": "gradient to the noise", "weights": "gradient to the noise and all weights of the U-Net"}
+TITLES = {"x_T": "Gradient to the noise", "weights": "Gradient to the noise and all weights of the U-Net"}
 TIME_LIMIT, MEMORY_LIMIT = 1.10, 1.10
 INTRO = """# What a gradient costs
 
@@ -41,7 +41,7 @@ def write_page(result: dict[str, Any], path: Path) -> None:
 
 def _time_table(row: dict[str, Any]) -> str:
     lines = [
-        f"{TITLES[row['kind']].capitalize()}, batch {row['batch']}, {row['steps']} steps:\n",
+        f"{TITLES[row['kind']]}, batch {row['batch']}, {row['steps']} steps:\n",
         "| method | seconds | × floor | error |",
         "| --- | --- | --- | --- |",
     ]
@@ -66,7 +66,7 @@ def _memory_tables(rows: list[dict[str, Any]]) -> list[str]:
     for kind, title in TITLES.items():
         few, many = (row for row in rows if row["kind"] == kind)
         lines = [
-            f"{title.capitalize()}, batch 1, MiB: peak of live tensors; growth of the resident memory of a process.\n",
+            f"{title}, batch 1, MiB: peak of live tensors; growth of the resident memory of a process.\n",
             "| method | {0} steps | {1} steps | ratio | resident, {0} | resident, {1} |".format(
                 few["steps"], many["steps"]
             ),
