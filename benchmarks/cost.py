@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import statistics
 import subprocess
@@ -24,10 +23,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 from torch.utils.checkpoint import checkpoint
 
 import adjointdpm as ad
-from adjointdpm.numerics import LiveTensorMeter
+from adjointdpm.numerics import LiveTensorMeter, relative_error
 from benchmarks import floor
 from benchmarks.cost_page import write_page
 from benchmarks.resident import growth_during
@@ -114,7 +114,8 @@ def measure_times(kind: str, batch: int, steps: int, rounds: int, plain_too: boo
             if turn:
                 seconds[method].append(taken)
             else:
-                errors[method] = _error(got, want)
+                # over all tensors: one by one, a bias whose true gradient is zero would be mere rounding
+                errors[method] = relative_error(parameters_to_vector(got), parameters_to_vector(want))
     return {
         "kind": kind,
         "batch": batch,
@@ -128,12 +129,6 @@ def measure_times(kind: str, batch: int, steps: int, rounds: int, plain_too: boo
         "all_seconds": seconds,
         "errors": errors,
     }
-
-
-def _error(got: list[Tensor], want: list[Tensor]) -> float:
-    """Relative l2 error over all tensors (one by one, a bias whose true gradient is zero would be mere rounding)."""
-    squares = [((g - w).double().square().sum(), w.double().square().sum()) for g, w in zip(got, want, strict=True)]
-    return math.sqrt(sum(float(d) for d, _ in squares) / sum(float(w) for _, w in squares))
 
 
 def measure_memory(kind: str, batch: int, steps: int, methods: tuple[str, ...]) -> dict[str, Any]:

@@ -171,7 +171,6 @@ PROGRAM = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from adjointdpm.numerics import relative_error
 from adjointdpm.pipelines import differentiable
 from adjointdpm.tasks import InvertConfig, invert
 from tests.support.tiny_pipeline import tiny_pipeline

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import operator
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import torch
@@ -67,7 +66,7 @@ class Snapshot:
         self._spaces: list[tuple[_Space, _Space]] = []  # (the attributes as they are now, a shallow copy of then)
         self._filled: list[tuple[Any, Any]] = []  # (container, copy of its content then)
         self._empty: list[Any] = []  # containers that were empty then
-        self._weights: list[dict[str, Any]] = []  # where weights and buffers hang
+        self._weights: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
         self._copied: set[int] = set()
         self._with_graphs = beside is not None
         objects: dict[int, Any] = dict(beside._objects) if beside else {}
@@ -76,11 +75,6 @@ class Snapshot:
             self._add(vars(module), objects)
         for thing in list(objects.values()):
             self._add(vars(thing), {})
-        self._tensors = _tensors_at(self._weights)
-        # `unchanged` runs three times a call, so it walks columns by functions that are written in C
-        self._patched = [pair for pair in self._spaces if _own(pair[0]) is not pair[0]]
-        plain = [pair for pair in self._spaces if _own(pair[0]) is pair[0]]
-        self._columns = [([now for now, _ in pairs], [then for _, then in pairs]) for pairs in (plain, self._filled)]
 
     def _add(self, space: _Space, objects: dict[int, Any]) -> None:
         then = dict(_own(space))
@@ -95,7 +89,7 @@ class Snapshot:
                 elif id(value) not in self._copied:  # or it is one that several attention processors share
                     self._copied.add(id(value))
                     if isinstance(value, dict) and key in ("_parameters", "_buffers"):
-                        self._weights.append(value)
+                        self._weights.append((value, tuple(value.values())))
                         self._filled.append((value, value.copy()))
                     else:
                         self._filled.append((value, self._kept(value.copy())))
@@ -116,13 +110,11 @@ class Snapshot:
     def unchanged(self) -> bool:
         """Whether everything is now as it was.  Compares objects, not the values inside tensors."""
         try:
-            tensors = _tensors_at(self._weights)
             return (
                 not any(self._empty)
-                and len(tensors) == len(self._tensors)
-                and all(map(operator.is_, tensors, self._tensors))
-                and all(all(map(operator.eq, now, then)) for now, then in self._columns)
-                and all(_own(space) == then for space, then in self._patched)
+                and all(_own(space) == then for space, then in self._spaces)
+                and all(map(_same_tensors, self._weights))
+                and all(container == content for container, content in self._filled)
             )
         except (RuntimeError, ValueError, TypeError):  # a tensor or array was replaced: `==` has no single answer
             return False
@@ -179,8 +171,9 @@ class Snapshot:
                 container.clear()
 
 
-def _tensors_at(spaces: Iterable[dict[str, Any]]) -> list[Any]:
-    return list(chain.from_iterable(space.values() for space in spaces))
+def _same_tensors(pair: tuple[dict[str, Any], tuple[Any, ...]]) -> bool:
+    now, then = pair
+    return len(now) == len(then) and all(map(operator.is_, now.values(), then))
 
 
 def _same_items(a: Any, b: Any) -> bool:
