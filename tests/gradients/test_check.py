@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInput, NonFinite
 from adjointdpm.gradients.check import check_gradients
+from adjointdpm.gradients.check_report import GradientReport, Row
 from adjointdpm.gradients.finite_difference import Ladder, computational_noise, directional_derivative
 from adjointdpm.replay import replay
 
@@ -215,7 +216,7 @@ def test_a_step_stops_halving_once_it_settles() -> None:
         return math.exp(h)
 
     directional_derivative(f, Ladder(0.1, 14, 1e-6))
-    assert len(calls) == 13 + 2 * 5  # 13 to measure the rounding
+    assert len(calls) == 13 + 1 + 2 * 5  # 13 to measure the rounding, 1 in the middle
 
 
 def test_kinks_of_a_rectified_network_are_admitted() -> None:
@@ -231,3 +232,19 @@ def test_kinks_of_a_rectified_network_are_admitted() -> None:
         found = directional_derivative(f, Ladder(0.06, 12, 3e-4), resolution=1e-6, floor=1.0)
         assert abs(found.value - slope) < 3 * found.noise
         assert found.noise < 0.3
+
+
+def test_a_lone_kink_too_near_to_be_resolved_is_admitted() -> None:
+    """Differences agree with one another at every step; only the two sides tell that they agree on a wrong slope."""
+    found = directional_derivative(lambda h: h + 0.1 * abs(h - 1e-9), Ladder(0.06, 12, 3e-4), resolution=1e-9)
+    assert 0.05 < abs(found.value - 0.9) < found.noise
+
+
+def test_the_verdict_keeps_noise_and_error_apart() -> None:
+    exact = Row("exact", "x_T", 0.0, 1.0, 1.0, 1.0, tolerance=1e-5)
+    difference = Row("gradient", "x_T", 0.05, 1.0, 1.0, 1.0, against="finite difference", noise=0.04, tolerance=0.01)
+    words = GradientReport((exact, difference)).verdict
+    assert (
+        words == "The gradients are right: exact to 0.0e+00; finite differences agree to 5.0e-02 (own noise 4.0e-02)."
+    )
+    assert "finite" not in GradientReport((exact,)).verdict

@@ -5,9 +5,9 @@ f.  One step h is never right: too large and the curvature shows, too small and 
 by a factor of a thousand (a network is far more curved in its weights than in its input).  So h is halved until the
 extrapolation to h = 0 (Richardson, to order 6) settles, and the estimate that agrees best with its neighbours is taken
 (after Ridders, 1982); where the differences do not converge as a smooth function's, the plain one at a small h.  Their
-disagreement, and never less than the rounding of f over h, is reported as the noise: a difference below it says nothing
-against the gradient.  The rounding of f is measured, not assumed: a network in float32 rounds far more coarsely than
-the last digit of its result, and a metric that is near zero does not have small errors.
+disagreement, and never less than what kinks nearer than h or the rounding of f can do, is reported as the noise: a
+difference below it says nothing against the gradient.  The rounding of f is measured, not assumed: a network in float32
+rounds far more coarsely than the last digit of its result, and a metric that is near zero does not have small errors.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Ladder(NamedTuple):
 def ladder_for(dtype: torch.dtype) -> Ladder:
     """What fits a function that is computed in `dtype`."""
     if dtype == torch.float64:
-        return Ladder(8e-3, 14, 1e-10)
+        return Ladder(8e-3, 20, 1e-7)
     if dtype == torch.float32:
         return Ladder(6e-2, 12, 3e-4)
     return Ladder(0.5, 6, 1e-2)  # half precision: f carries about three digits, a small step sees nothing
@@ -65,9 +65,13 @@ def directional_derivative(
     previous: list[float] = []
     changes: list[float] = []  # of the plain difference from level to level
     apart = [0.0, 0.0]  # how far each level's extrapolated estimates were from one another
+    bends: list[float] = []  # the slope to the right less the slope to the left
+    middle = value(0.0)
     for level in range(ladder.levels):
         h = ladder.first * size * 0.5**level
-        row = [(value(h) - value(-h)) / (2 * h)]
+        right, left = value(h), value(-h)
+        row = [(right - left) / (2 * h)]
+        bends.append((right - 2 * middle + left) / h)
         for k in range(1, min(level, 2) + 1):  # cancels the h^2, then the h^4 term
             row.append(row[k - 1] + (row[k - 1] - previous[k - 1]) / (4.0**k - 1))
         if level >= 1:
@@ -81,8 +85,10 @@ def directional_derivative(
                 found, spread = row[-1], max(apart[-1], apart[-2] / 4, apart[-3] / 16)
             else:
                 unseen = max(resolution, 2 * rounding) / h
-                found, spread = row[0], 3 * max(abs(c) * 0.5 ** (k / 2) for k, c in enumerate(reversed(changes)))
-            noise = max(spread, unseen)
+                found, spread = row[0], 2 * max(abs(c) * 0.5 ** (k / 2) for k, c in enumerate(reversed(changes)))
+            # h * f'' is what a smooth function bends; what a kink nearer than h adds to that, the difference is off by
+            kinks = abs(bends[-1] - bends[-2] / 2)
+            noise = max(spread, 2 * kinks, unseen)
             relative = noise / (abs(found) + floor or noise) if noise else 0.0
             if relative < best_noise or math.isnan(best.value):
                 best, best_noise = Derivative(found, noise), relative
@@ -96,8 +102,7 @@ def falls_as_square(changes: Sequence[float], resolution: float) -> bool:
     """Whether the last halvings changed the difference as a smooth function's do: each by a quarter of the one before.
 
     A function with many kinks (every rectifier of a network has one) does not: there each halving changes the
-    difference by about the root of a half of the one before, with either sign; three times that is where its error lay
-    in trials with many kinks, however they were spread.
+    difference by about the root of a half of the one before, with either sign.
     """
     last = changes[-_FALLING:]
     if max(abs(c) for c in last) <= resolution:
