@@ -84,53 +84,51 @@ def check_networks(pipe: Any) -> None:
         InvalidInput: meta, quantised or offloaded weights; active dropout or batch norm in train mode.
     """
     for name, module in modules_of(pipe):
-        if not _is_checker(name):
-            _check_weights(name, module)
-            _check_offload(name, module)
-            _check_mode(name, module)
-
-
-def _check_weights(name: str, module: Any) -> None:
-    quantised = getattr(module, "hf_quantizer", None) is not None or getattr(module, "is_quantized", False)
-    for key, parameter in module.named_parameters():
-        if parameter.is_meta:
-            raise InvalidInput(
-                f"weight {name}.{key} is on the meta device: it has no values (an offloaded or half-loaded model); "
-                "load the pipeline without offloading and move it with pipe.to(device)"
-            )
-        if quantised or not (parameter.is_floating_point() or parameter.is_complex()):
-            raise InvalidInput(
-                f"weight {name}.{key} is quantised ({parameter.dtype}), which gives no exact gradient; "
-                "load the pipeline in float32, bfloat16 or float16"
-            )
-
-
-def _check_offload(name: str, module: Any) -> None:
-    for part, owner in module.named_modules():
-        hook = vars(owner).get("_hf_hook")
-        if hook is not None and (getattr(hook, "offload", False) or "Offload" in type(hook).__name__):
-            raise InvalidInput(
-                f"{'.'.join(filter(None, (name, part)))} is offloaded ({type(hook).__name__}): its weights move while "
-                "it runs; call pipe.remove_all_hooks() and pipe.to(device) first"
-            )
-        registry = vars(owner).get("_diffusers_hook")
-        if registry is not None and any("offload" in key for key in getattr(registry, "hooks", {})):
-            raise InvalidInput(
-                f"{name} uses group offloading: its weights move while it runs; load the pipeline without it"
-            )
-
-
-def _check_mode(name: str, module: torch.nn.Module) -> None:
-    for part, owner in module.named_modules():
-        if not owner.training:
+        if _is_checker(name):
             continue
-        path = ".".join(filter(None, (name, part)))
-        rate = owner.p if isinstance(owner, torch.nn.modules.dropout._DropoutNd) else getattr(owner, "dropout", 0.0)
-        if isinstance(rate, float) and rate > 0:
-            raise InvalidInput(
-                f"{path} is in train mode with dropout {rate}: images would be random; call pipe.{name}.eval()"
-            )
-        if isinstance(owner, torch.nn.modules.batchnorm._BatchNorm):
-            raise InvalidInput(
-                f"{path} is a batch norm in train mode: it changes at every call; call pipe.{name}.eval()"
-            )
+        quantised = getattr(module, "hf_quantizer", None) is not None or getattr(module, "is_quantized", False)
+        for part, owner in module.named_modules():
+            path = f"{name}.{part}" if part else name
+            for key, parameter in vars(owner)["_parameters"].items():
+                if parameter is not None:
+                    _check_weight(f"{path}.{key}", parameter, quantised)
+            _check_offload(path, name, vars(owner))
+            if owner.training:
+                _check_train_mode(path, name, owner)
+
+
+def _check_weight(path: str, parameter: torch.nn.Parameter, quantised: bool) -> None:
+    if parameter.is_meta:
+        raise InvalidInput(
+            f"weight {path} is on the meta device: it has no values (an offloaded or half-loaded model); "
+            "load the pipeline without offloading and move it with pipe.to(device)"
+        )
+    if quantised or not (parameter.is_floating_point() or parameter.is_complex()):
+        raise InvalidInput(
+            f"weight {path} is quantised ({parameter.dtype}), which gives no exact gradient; "
+            "load the pipeline in float32, bfloat16 or float16"
+        )
+
+
+def _check_offload(path: str, name: str, attributes: dict[str, Any]) -> None:
+    hook = attributes.get("_hf_hook")
+    if hook is not None and (getattr(hook, "offload", False) or "Offload" in type(hook).__name__):
+        raise InvalidInput(
+            f"{path} is offloaded ({type(hook).__name__}): its weights move while "
+            "it runs; call pipe.remove_all_hooks() and pipe.to(device) first"
+        )
+    registry = attributes.get("_diffusers_hook")
+    if registry is not None and any("offload" in key for key in getattr(registry, "hooks", {})):
+        raise InvalidInput(
+            f"{name} uses group offloading: its weights move while it runs; load the pipeline without it"
+        )
+
+
+def _check_train_mode(path: str, name: str, module: torch.nn.Module) -> None:
+    rate = module.p if isinstance(module, torch.nn.modules.dropout._DropoutNd) else getattr(module, "dropout", 0.0)
+    if isinstance(rate, float) and rate > 0:
+        raise InvalidInput(
+            f"{path} is in train mode with dropout {rate}: images would be random; call pipe.{name}.eval()"
+        )
+    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        raise InvalidInput(f"{path} is a batch norm in train mode: it changes at every call; call pipe.{name}.eval()")

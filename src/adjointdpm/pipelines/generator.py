@@ -25,7 +25,7 @@ from adjointdpm.pipelines.pictures import verdict
 from adjointdpm.pipelines.private import pipeline_function, schedulers_of
 from adjointdpm.pipelines.result import Generated, Stats
 from adjointdpm.pipelines.tensors import handed_over, refuse_unused
-from adjointdpm.pipelines.wrt import Selection, frozen, reached_nodes, require_reached, select
+from adjointdpm.pipelines.wrt import Selection, frozen, reached_nodes, require_reached, select, unasked
 from adjointdpm.sampler import to_noise
 
 __all__ = ["Generator", "Settings", "differentiable"]
@@ -143,7 +143,7 @@ class Generator:
 
         They carry a graph to the text encoder's weights where those get a gradient.
         """
-        with frozen(self.pipe, self._now_selected()):
+        with frozen(unasked(self.pipe, self._now_selected())):
             encoded = encode_prompt(self.pipe, prompt, negative_prompt)
         return encoded["prompt_embeds"], encoded["negative_prompt_embeds"]
 
@@ -221,7 +221,7 @@ class Generator:
         began = time.perf_counter()
         with LiveTensorMeter() if measure and device.type == "cpu" else nullcontext() as meter:
             if self.road == "pipeline":
-                outcome = pipeline_road.run(self.pipe, call, selection, self.settings.gradient)
+                outcome = pipeline_road.run(self.pipe, call, selection, self.settings.gradient, device)
             else:
                 outcome = self._ode.run(call, selection)
         if not bool(torch.isfinite(outcome.unclamped.detach()).all()):

@@ -24,7 +24,7 @@ from adjointdpm.pipelines.inputs import Call
 from adjointdpm.pipelines.noise import draw_noise
 from adjointdpm.pipelines.outcome import Counts, Outcome
 from adjointdpm.pipelines.tensors import network_dtype
-from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed, others
+from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed, unasked
 from adjointdpm.replay import replay
 from adjointdpm.sampler import Sampled, sample
 from adjointdpm.schedules import from_scheduler_config
@@ -65,13 +65,13 @@ class OdeRoad:
     def run(self, call: Call, selection: Selection) -> Outcome:
         """Sample and decode on checked arguments."""
         vae = autoencoder_of(self.pipe)
-        left_out = others(self.network, selection)
-        with frozen_when_replayed(() if vae is None else (vae,), selection), frozen(self.pipe, selection):
+        left_out = unasked(self.pipe, selection)
+        with frozen_when_replayed(() if vae is None else (vae,), left_out), frozen(left_out):
             latents = call.arguments.get("latents")
             if latents is None:
                 size = call.arguments.get("height"), call.arguments.get("width")
                 latents = draw_noise(self.pipe, call.batch, call.arguments.get("generator"), *size)
-            sampled = self.solve(call, latents, left_out=left_out)
+            sampled = self.solve(call, latents, left_out=left_out[self.network])
             replaying = vae is not None and self.engine.name != "full" and torch.is_grad_enabled()
             with replay(vae, keep="last") if replaying else nullcontext() as recorder:
                 decoded = decode(self.pipe, sampled.x0.to(network_dtype(self.pipe)))

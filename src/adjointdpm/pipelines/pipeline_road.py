@@ -18,7 +18,7 @@ from adjointdpm.pipelines.components import denoisers_of, replayed_modules
 from adjointdpm.pipelines.inputs import Call
 from adjointdpm.pipelines.outcome import Counts, Outcome, outcome_of
 from adjointdpm.pipelines.private import NumpyTap, Taps, private_copy, private_globals, schedulers_of
-from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed
+from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed, unasked
 from adjointdpm.replay import replay
 from adjointdpm.replay.patch import Patches
 
@@ -27,7 +27,7 @@ __all__ = ["run"]
 TENSORS_OUT = {"output_type": "pt", "return_dict": False}
 
 
-def run(pipe: Any, call: Call, selection: Selection, gradient: str) -> Outcome:
+def run(pipe: Any, call: Call, selection: Selection, gradient: str, device: torch.device) -> Outcome:
     """Run the pipeline on checked arguments.
 
     Args:
@@ -35,6 +35,7 @@ def run(pipe: Any, call: Call, selection: Selection, gradient: str) -> Outcome:
         call: arguments as `inputs.check_call` passed them.
         selection: weights that keep requiring grad.
         gradient: "exact" (network calls replayed) or "full" (plain backpropagation, the reference).
+        device: where the pipeline runs.
 
     Raises:
         NotDifferentiable: the scheduler does not fit the pipeline.
@@ -45,16 +46,16 @@ def run(pipe: Any, call: Call, selection: Selection, gradient: str) -> Outcome:
     arguments = {**call.arguments, **{k: v for k, v in TENSORS_OUT.items() if k in call.parameters}}
     function = _with_noise(pipe, type(twin).__call__, arguments, call)
     _watch_steps(pipe, arguments, call, taps)
-    counter = _Counter(pipe)
+    counter, left_out = _Counter(pipe), unasked(pipe, selection)
     counts: list[Any] = []
     try:
         with ExitStack() as stack:
             stack.enter_context(_undone_after_failure(pipe))
             stack.enter_context(_numpy_allowed(pipe, taps))
             if gradient == "exact" and torch.is_grad_enabled():
-                stack.enter_context(frozen_when_replayed(replayed_modules(pipe).values(), selection))
-                counts = [stack.enter_context(replay(*group, keep="last")).stats for group in _groups(pipe)]
-            stack.enter_context(frozen(pipe, selection))
+                stack.enter_context(frozen_when_replayed(replayed_modules(pipe).values(), left_out))
+                counts = [stack.enter_context(replay(*group, keep="last")).stats for group in _groups(pipe, device)]
+            stack.enter_context(frozen(left_out))
             stack.enter_context(counter)
             result = function(twin, **arguments)
     except AdjointDPMError:
@@ -65,14 +66,14 @@ def run(pipe: Any, call: Call, selection: Selection, gradient: str) -> Outcome:
     return outcome_of(result, taps, counter.calls, Counts(*counts))
 
 
-def _groups(pipe: Any) -> list[list[torch.nn.Module]]:
+def _groups(pipe: Any, device: torch.device) -> list[list[torch.nn.Module]]:
     """Networks that share one kept graph, that of their last call.
 
     Decoding comes last.  On a CPU the denoiser's last graph stays beside it, which saves one recomputation; on a device
     that has less memory than time, where an autoencoder's graph is the largest of all, it does not.
     """
     networks, denoisers = replayed_modules(pipe), denoisers_of(pipe)
-    if pipe._execution_device.type != "cpu":
+    if device.type != "cpu":
         return [list(networks.values())]
     groups = [list(denoisers.values()), [m for name, m in networks.items() if name not in denoisers]]
     return [group for group in groups if group]

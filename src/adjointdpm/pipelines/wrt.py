@@ -29,10 +29,10 @@ __all__ = [
     "Selection",
     "frozen",
     "frozen_when_replayed",
-    "others",
     "reached_nodes",
     "require_reached",
     "select",
+    "unasked",
     "without_grad",
 ]
 
@@ -138,17 +138,23 @@ def _warn_of_whole_denoisers(pipe: Any) -> None:
             )
 
 
-@contextmanager
-def frozen(pipe: Any, selection: Selection) -> Iterator[None]:
-    """Within, only the selected weights require grad; afterwards, also after an exception, all are as before."""
-    with without_grad([p for _, module in modules_of(pipe) for p in others(module, selection)]):
-        yield
+Unasked = dict[torch.nn.Module, list[torch.nn.Parameter]]
 
 
-def others(module: torch.nn.Module, selection: Selection) -> list[torch.nn.Parameter]:
-    """The weights of a module that require grad but were not asked for."""
+def unasked(pipe: Any, selection: Selection) -> Unasked:
+    """Of each network the weights that require grad but were not asked for."""
     kept = {id(p) for p in selection.weights.values()}
-    return [p for p in module.parameters() if p.requires_grad and id(p) not in kept]
+    return {
+        module: [p for p in module.parameters() if p.requires_grad and id(p) not in kept]
+        for _, module in modules_of(pipe)
+    }
+
+
+@contextmanager
+def frozen(left_out: Unasked) -> Iterator[None]:
+    """Within, only what was asked for requires grad; afterwards, also after an exception, all is as before."""
+    with without_grad([p for parameters in left_out.values() for p in parameters]):
+        yield
 
 
 @contextmanager
@@ -165,8 +171,8 @@ def without_grad(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def frozen_when_replayed(modules: Iterable[torch.nn.Module], selection: Selection) -> Iterator[None]:
-    """Calls that begin within run with only the selected weights requiring grad, also when they are replayed later on.
+def frozen_when_replayed(modules: Iterable[torch.nn.Module], left_out: Unasked) -> Iterator[None]:
+    """Calls that begin within run without grad for the weights left out, also when they are replayed later on.
 
     `frozen` ends with the forward; a replay in backward would otherwise find every weight requiring grad again, and
     keep the inputs of layers whose weights nobody asked about.  Enter it before `replay`, which then takes the methods
@@ -175,12 +181,12 @@ def frozen_when_replayed(modules: Iterable[torch.nn.Module], selection: Selectio
     patched: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module in modules:
-            left_out = others(module, selection)
-            for name in ("forward", "encode", "decode") if left_out else ():
+            parameters = left_out[module]
+            for name in ("forward", "encode", "decode") if parameters else ():
                 method = getattr(module, name, None)
                 if callable(method):
                     patched.append((vars(module), name, vars(module).get(name)))
-                    vars(module)[name] = _with_frozen(method, left_out)
+                    vars(module)[name] = _with_frozen(method, parameters)
         yield
     finally:
         for space, name, own in reversed(patched):

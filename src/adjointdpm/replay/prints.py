@@ -13,6 +13,7 @@ import torch
 __all__ = ["UNKNOWN", "fingerprints"]
 
 UNKNOWN = -(1 << 63)  # for tensors that hold no values (meta), or none that can be read as bits
+_SMALL = 2048  # elements
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -23,7 +24,7 @@ def fingerprints(tensors: Sequence[torch.Tensor], dtypes: Sequence[torch.dtype])
     The element is there for what leaves the sum as it was: a changed sign of all of an even number of elements.
     Returns (len(tensors), 2), int64, on the CPU.
     """
-    groups: dict[tuple[torch.device, torch.dtype], tuple[list[int], list[torch.Tensor], list[torch.Tensor]]] = {}
+    groups: dict[tuple[torch.device, torch.dtype, bool], tuple[list[int], list[torch.Tensor]]] = {}
     for i, (tensor, dtype) in enumerate(zip(tensors, dtypes, strict=True)):
         if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized or not tensor.numel():
             continue
@@ -31,12 +32,26 @@ def fingerprints(tensors: Sequence[torch.Tensor], dtypes: Sequence[torch.dtype])
         if real.is_complex():
             real = torch.view_as_real(real)
         bits = real.detach().view(_INTEGER[real.element_size()])
-        where, sums, elements = groups.setdefault((bits.device, bits.dtype), ([], [], []))
+        where, members = groups.setdefault((bits.device, bits.dtype, bits.numel() <= _SMALL), ([], []))
         where.append(i)
-        sums.append(bits.sum(dtype=torch.int64 if bits.dtype == torch.int64 else torch.int32))
-        elements.append(bits[tuple([n // 2 for n in bits.shape])])
+        members.append(bits)
     result = torch.full((len(tensors), 2), UNKNOWN)
-    for where, sums, elements in groups.values():
-        result[where, 0] = torch.stack(sums).long().cpu()
-        result[where, 1] = torch.stack(elements).long().cpu()
+    for (_, dtype, small), (where, members) in groups.items():
+        sum_dtype = torch.int64 if dtype == torch.int64 else torch.int32
+        result[where] = (_of_small if small else _of_large)(members, sum_dtype).long().cpu()
     return result
+
+
+def _of_large(bits: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    elements = [b[tuple([n // 2 for n in b.shape])] for b in bits]
+    return torch.stack([torch.stack([b.sum(dtype=dtype) for b in bits]), torch.stack(elements).to(dtype)], 1)
+
+
+def _of_small(bits: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """All in one go: most tensors of a network are small, and calls of kernels would be most of the time."""
+    flat = torch.cat([b.flatten() for b in bits])
+    sizes = torch.tensor([b.numel() for b in bits])
+    ends = sizes.cumsum(0)
+    middles, lasts = (ends - sizes + sizes // 2).to(flat.device), (ends - 1).to(flat.device)
+    up_to = flat.cumsum(0, dtype=dtype)[lasts]
+    return torch.stack([up_to.diff(prepend=up_to.new_zeros(1)), flat[middles].to(dtype)], 1)

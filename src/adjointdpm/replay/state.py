@@ -138,12 +138,13 @@ class Snapshot:
         """Every distinct parameter and buffer by name, as the objects that they were."""
         found: dict[str, torch.Tensor] = {}
         seen: set[int] = set()
+        named = [(f"{path}." if path else "", vars(module)) for path, module in self.root.named_modules()]
         for kind in ("_parameters", "_buffers"):
-            for path, module in self.root.named_modules():
-                for name, tensor in vars(module)[kind].items():
+            for path, space in named:
+                for name, tensor in space[kind].items():
                     if tensor is not None and id(tensor) not in seen:
                         seen.add(id(tensor))
-                        found[f"{path}.{name}" if path else name] = tensor
+                        found[path + name] = tensor
         return found
 
     @contextmanager
