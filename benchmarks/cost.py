@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def measure_times(kind: str, batch: int, steps: int, rounds: int, plain_too: boo
     seconds: dict[str, list[float]] = {m: [] for m in methods}
     errors: dict[str, float] = {}
     for turn in range(rounds + 1):  # the first warms up
-        for method in methods[turn % len(methods) :] + methods[: turn % len(methods)]:
+        for method in random.Random(turn).sample(methods, len(methods)):  # or each would always follow the same other
             began = time.perf_counter()
             got = case.gradient(method)
             taken = time.perf_counter() - began

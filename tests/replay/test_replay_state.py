@@ -347,3 +347,30 @@ def test_gradient_checkpointing_inside_the_module_on_top(grad_mode: Any) -> None
     net, z = Checkpointed(), state()
     with grad_mode():
         compare(lambda: euler(net, z).sum(), [z, *net.parameters()], net)
+
+
+def test_one_method_that_leaves_a_trace_beside_one_that_does_not() -> None:
+    """Whether a replay has to be looked at afterwards is known for each call, not for the module."""
+
+    class Codec(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.decoded = nn.Linear(4, 4), 0
+
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x).tanh()
+
+        def decode(self, x: torch.Tensor) -> torch.Tensor:
+            self.decoded += 1
+            return self.layer(x).sin()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.decode(self.encode(x))
+
+    codec, x = Codec(), torch.randn(2, 4, requires_grad=True)
+    with replay(codec):
+        z = codec.encode(codec.encode(x))
+        out = codec.encode(codec.decode(codec.decode(z)))
+    assert codec.decoded == 2
+    out.sum().backward()
+    assert codec.decoded == 2

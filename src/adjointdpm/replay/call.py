@@ -75,6 +75,7 @@ class Call:
     gates: list[Gate] = field(default_factory=list)  # one per differentiated slot, then one for the weights if any
     added_directly: list[int] = field(default_factory=list)  # positions in `weights`, see accumulate.py
     edited: set[int] = field(default_factory=set)  # slots of tensors that the call itself edits in place
+    leaves_a_trace: bool = True  # in the module's state; False once the next call found that unchanged
     mark: Mark | None = None
     buffers: dict[int, torch.Tensor] = field(default_factory=dict)
     probe: list[torch.Tensor] = field(default_factory=list)
@@ -117,7 +118,7 @@ class Call:
         assert self.mark is not None
         with (
             torch.enable_grad(),
-            self.snapshot.in_force(),
+            self.snapshot.in_force(leaves_a_trace=self.leaves_a_trace),
             self.watch.in_force(self.mark, self.buffers, self.snapshot),
             self.ambient.in_force(),
         ):

@@ -85,6 +85,7 @@ class replay:
         self._trimmer = Trimmer()
         self._snapshots: dict[torch.nn.Module, Snapshot] = {}
         self._watches: dict[torch.nn.Module, WeightWatch] = {}
+        self._latest: dict[torch.nn.Module, weakref.ref[Call]] = {}
         self._uses: dict[tuple[torch.nn.Module, str], tuple[dict[int, int], frozenset[int]]] = {}  # in one call
         self._patches = Patches()
         self._active = False
@@ -109,6 +110,7 @@ class replay:
         self._keepsakes.clear()
         self._snapshots.clear()
         self._watches.clear()
+        self._latest.clear()
 
     def _call(
         self, module: torch.nn.Module, method: str, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]
@@ -159,6 +161,7 @@ class replay:
             trimmer=self._trimmer,
             on_cpu={d.type for d in devices} == {"cpu"},
         )
+        self._latest[module] = weakref.ref(call)
         self._drop_graphs(module)
         if call.on_cpu:
             self._trimmer.about_to_run()
@@ -199,6 +202,9 @@ class replay:
         watch = self._watches.setdefault(module, WeightWatch(module))
         known = self._snapshots.get(module)
         if known is not None and known.unchanged():
+            latest = self._latest[module]() if module in self._latest else None
+            if latest is not None:
+                latest.leaves_a_trace = False
             return known, watch
         new = self._snapshots[module] = Snapshot(module)
         watch.look(new, anew=known is None or new.matters_beside(known))

@@ -148,15 +148,18 @@ class Snapshot:
         return found
 
     @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """The state of then; what holds now, and whatever the block itself changes, is put back afterwards."""
+    def in_force(self, *, leaves_a_trace: bool = True) -> Iterator[None]:
+        """The state of then; what holds now comes back afterwards, and so does what the block itself changes.
+
+        leaves_a_trace: whether the block may change anything; a call that was seen not to need not be looked at again.
+        """
         now = self if self.unchanged() else Snapshot(self.root, beside=self)
         if now is not self:
             self._restore()
         try:
             yield
         finally:
-            if not now.unchanged():
+            if (leaves_a_trace or now is not self) and not now.unchanged():
                 now._restore()
 
     def _restore(self) -> None:
