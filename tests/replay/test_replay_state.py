@@ -357,18 +357,18 @@ def test_one_method_that_leaves_a_trace_beside_one_that_does_not() -> None:
             super().__init__()
             self.layer, self.decoded = nn.Linear(4, 4), 0
 
-        def encode(self, x: torch.Tensor) -> torch.Tensor:
+        def encode(self, x: Tensor) -> Tensor:
             return self.layer(x).tanh()
 
-        def decode(self, x: torch.Tensor) -> torch.Tensor:
+        def decode(self, x: Tensor) -> Tensor:
             self.decoded += 1
             return self.layer(x).sin()
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: Tensor) -> Tensor:
             return self.decode(self.encode(x))
 
     codec, x = Codec(), torch.randn(2, 4, requires_grad=True)
-    with replay(codec):
+    with ad.replay(codec):
         z = codec.encode(codec.encode(x))
         out = codec.encode(codec.decode(codec.decode(z)))
     assert codec.decoded == 2
