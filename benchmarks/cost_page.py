@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ INTRO = """# What a gradient costs
 
 Written by `python -m benchmarks.cost`. The embedded model: 16 × 16 latents of 8 channels, guided (both branches in
 one batch), DDIM, 64 × 64 images, decoding in both passes. Machine: {processor},
-{threads} threads, Python {python}, torch {torch}. Times are medians of {rounds} turns; the methods
-take turns, and *× floor* is the median of the ratio within a turn.
+{threads} threads, Python {python}, torch {torch}. Times are medians of {rounds} turns, in each of
+which every method runs once, in random order; *× floor* is the median of the ratio within a turn, with its quartiles.
 
 The *floor* ([`benchmarks/floor.py`](../benchmarks/floor.py), which imports nothing of the library) is what no exact
 method with one denoiser graph alive can undercut: N forwards, N − 1 recomputations, N vector-Jacobian products. *Error*
@@ -46,10 +47,15 @@ def _time_table(row: dict[str, Any]) -> str:
         "| --- | --- | --- | --- |",
     ]
     for method, seconds in row["seconds"].items():
-        lines.append(
-            f"| {NAMES[method]} | {seconds:.2f} | {row['over_floor'][method]:.2f} | {row['errors'][method]:.1e} |"
-        )
+        error = f"{row['errors'][method]:.1e}"
+        lines.append(f"| {NAMES[method]} | {seconds:.2f} | {_over_floor(row, method)} | {error} |")
     return "\n".join(lines) + "\n"
+
+
+def _over_floor(row: dict[str, Any], method: str) -> str:
+    ratios = [a / b for a, b in zip(row["all_seconds"][method], row["all_seconds"]["floor"], strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return f"{row['over_floor'][method]:.2f}" + (f" ({low:.2f}–{high:.2f})" if method != "floor" else "")
 
 
 def _time_verdict(rows: list[dict[str, Any]]) -> str:
