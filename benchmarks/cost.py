@@ -4,8 +4,8 @@
     python -m benchmarks.cost --page       # writes docs/cost.md again from that file
     python -m benchmarks.cost --quick      # one round, few steps: does it run?
 
-The embedded model, guided DDIM, decoding included.  Methods take turns, medians of the
-wall time.  Peaks are live tensor bytes; resident memory is the growth of a process of its own for each figure.
+The embedded model, guided DDIM, decoding included.  Methods take turns, the floor between any two of them; medians of
+the wall time.  Peaks are live tensor bytes; resident memory is the growth of a process of its own for each figure.
 """
 
 from __future__ import annotations
@@ -100,34 +100,40 @@ class Case:
 
 
 def measure_times(kind: str, batch: int, steps: int, rounds: int, plain_too: bool = True) -> dict[str, Any]:
-    """Median seconds of each method, and the error of its gradient against plain backprop on the pipeline road."""
+    """Median seconds, ratios to the floor by turn, and error against plain backprop on the pipeline road, by method."""
     assert TRAIN_STEPS % steps == 0, "DDIM steps from one timestep to the next only if steps divide the schedule"
     case = Case(kind, batch, steps)
-    methods = [m for m in METHODS if m != "plain" or plain_too]
+    methods = [m for m in METHODS if m != "floor" and (m != "plain" or plain_too)]
     want = [g.clone() for g in case.gradient("plain")]
-    seconds: dict[str, list[float]] = {m: [] for m in methods}
+    seconds: dict[str, list[float]] = {m: [] for m in ("floor", *methods)}
+    over_floor: dict[str, list[float]] = {m: [] for m in methods}
     errors: dict[str, float] = {}
+
+    def timed(method: str) -> float:
+        began = time.perf_counter()
+        got = case.gradient(method)
+        taken = time.perf_counter() - began
+        # over all tensors: one by one, a bias whose true gradient is zero would be mere rounding
+        errors.setdefault(method, relative_error(parameters_to_vector(got), parameters_to_vector(want)))
+        return taken
+
     for turn in range(rounds + 1):  # the first warms up
-        for method in random.Random(turn).sample(methods, len(methods)):  # or each would always follow the same other
-            began = time.perf_counter()
-            got = case.gradient(method)
-            taken = time.perf_counter() - began
+        before = timed("floor")
+        for method in random.Random(turn).sample(methods, len(methods)):  # or each would follow the same other
+            taken, after = timed(method), timed("floor")
             if turn:
                 seconds[method].append(taken)
-            else:
-                # over all tensors: one by one, a bias whose true gradient is zero would be mere rounding
-                errors[method] = relative_error(parameters_to_vector(got), parameters_to_vector(want))
+                seconds["floor"].append(after)
+                # the machine itself is faster in one minute than in another, so the floor is timed on either side
+                over_floor[method].append(2 * taken / (before + after))
+            before = after
     return {
         "kind": kind,
         "batch": batch,
         "steps": steps,
         "rounds": rounds,
         "seconds": {m: statistics.median(s) for m, s in seconds.items()},
-        # turn by turn, because the machine itself is faster in one minute than in another
-        "over_floor": {
-            m: statistics.median(a / b for a, b in zip(s, seconds["floor"], strict=True)) for m, s in seconds.items()
-        },
-        "all_seconds": seconds,
+        "over_floor": {"floor": [1.0], **over_floor},
         "errors": errors,
     }
 
@@ -171,7 +177,7 @@ def measure(rounds: int, steps: int, spans: tuple[int, int], batches: tuple[int,
     for kind in ("x_T", "weights"):
         for batch in batches:
             times.append(measure_times(kind, batch, steps, rounds))
-            print(json.dumps({k: v for k, v in times[-1].items() if k != "all_seconds"}), flush=True)
+            print(json.dumps(times[-1]), flush=True)
     for kind in ("x_T", "weights"):
         for span in spans:
             memory.append(measure_memory(kind, 1, span, METHODS))
