@@ -21,8 +21,7 @@ INTRO = """# What a gradient costs
 Written by `python -m benchmarks.cost`. The embedded model: 16 × 16 latents of 8 channels, guided (both branches in
 one batch), DDIM, 64 × 64 images, decoding in both passes. Machine: {processor},
 {threads} threads, Python {python}, torch {torch}. Times are medians of {rounds} turns, in each of
-which every method runs once, in random order, and the floor between any two of them; *× floor* is the median ratio to
-the mean of the floor just before and just after, with its quartiles.
+which every method runs; *× floor* is the median ratio to the floor within a turn, with its quartiles.
 
 The *floor* ([`benchmarks/floor.py`](../benchmarks/floor.py), which imports nothing of the library) is what no exact
 method with one denoiser graph alive can undercut: N forwards, N − 1 recomputations, N vector-Jacobian products. *Error*
