@@ -12,6 +12,7 @@ __all__ = [
     "InputWarning",
     "InvalidInput",
     "NonFinite",
+    "NotConverged",
     "NotDifferentiable",
     "NumericalWarning",
     "PerformanceWarning",
@@ -42,6 +43,10 @@ class NotDifferentiable(AdjointDPMError, ValueError):
 
 class NonFinite(AdjointDPMError, ArithmeticError):
     """A NaN or an infinity appeared where a finite number is needed; the message names the step."""
+
+
+class NotConverged(AdjointDPMError, ArithmeticError):
+    """An adaptive solver met its maximum of evaluations; the message names the time reached."""
 
 
 class PerformanceWarning(UserWarning):

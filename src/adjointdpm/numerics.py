@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["LiveTensorMeter", "cosine", "relative_error", "resident_bytes"]
+__all__ = ["LiveTensorMeter", "cosine", "free_bytes", "relative_error", "resident_bytes"]
 
 
 def relative_error(got: torch.Tensor | None, want: torch.Tensor | None) -> float:
@@ -101,3 +102,14 @@ def resident_bytes() -> int | None:
         except ImportError:
             return None
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the peak, in bytes on macOS
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that is free on a device; an estimate where the system does not tell."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as lines:
+        return 1024.0 * next(float(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
+    return 4.0 * 2**30

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInput, NonFinite
+from adjointdpm.errors import InvalidInput, NonFinite, UnreachedGradient
 from adjointdpm.gradients import Engine, SolveSpec, SolveStats, make_engine
 from adjointdpm.models import Denoiser, GuidedDenoiser, refuse_noisy_modules
 from adjointdpm.models.convert import coefficients
+from adjointdpm.models.tree import tensors
 from adjointdpm.ode import Form, make_ode
 from adjointdpm.schedules import Grid, Spacing, make_grid
-from adjointdpm.solvers import Solver, SolverState, make_solver
+from adjointdpm.solvers import Dopri5, Solver, SolverState, make_solver
 
 __all__ = ["Sampled", "sample", "to_noise"]
 
@@ -33,7 +34,7 @@ class Sampled:
     Attributes:
         x0: (B, ...) the sample, with a graph to x_T, conditioning, guidance and weights that require grad.
         stats: what it cost.
-        grid: the nodes that were visited.
+        grid: the nodes that were visited (of an adaptive solver the accepted ones, which can be passed as `grid=`).
     """
 
     x0: Tensor
@@ -48,6 +49,8 @@ def sample(
     cond: Any = None,
     uncond: Any = None,
     guidance: Tensor | float = 1.0,
+    guidance_interval: tuple[float, float] | None = None,
+    guidance_rescale: float = 0.0,
     steps: int = 20,
     spacing: Spacing = "logsnr",
     solver: str | Solver = "euler",
@@ -69,12 +72,18 @@ def sample(
         cond, uncond: conditioning for the network: a tensor or a tree of dicts, lists and tuples of tensors, each
             with a leading batch dimension of B or 1.
         guidance: s of s eps(c) + (1 - s) eps(empty): a number or a tensor () or (B,); needs `uncond` unless it is 1.
+        guidance_interval: (low, high) in sigma / alpha outside of which the conditional branch counts alone.
+        guidance_rescale: share in [0, 1] of the output rescaled to the conditional one's standard deviation.
         steps, spacing, t_start, t_end, to_zero: the grid, see `schedules.make_grid`; a time may require grad.
-        solver: "euler" (= DDIM in the exponential form), "heun", "rk4", "ab1" ... "ab4", "dpmpp2m", or a `Solver`.
+        solver: "euler" (= DDIM in the exponential form), "heun", "rk4", "ab1" ... "ab4", "dpmpp2m", "belm"
+            (reversible), "dopri5" (adaptive: of the grid it takes the first and the last time), "ancestral" and
+            "euler_maruyama" (stochastic), or a `Solver`.
         form: "exponential" (eq. 11), "raw" (eq. 6) or "angle"; a solver for alpha = 0 at the start needs the last two.
-        gradient: "exact" (constant memory), "full" (plain backprop), "adjoint" (the paper's), or an `Engine`.
+        gradient: "exact" (constant memory), "full" (plain backprop), "reversible" (with "belm"), "adjoint" (the
+            paper's), the biased "truncated", "random_truncation", "one_step", or an `Engine`.
         grid: a ready grid instead of steps, spacing, t_start, t_end, to_zero.
-        state_dtype: dtype of the state; x_T's by default, float32 if that is a half precision.
+        state_dtype: dtype of the state; x_T's by default, float32 if that is a half precision, float64 for
+            "reversible".
         callback: called as callback(node, t, x) after each step with x detached.
 
     Returns:
@@ -84,10 +93,12 @@ def sample(
         InvalidInput: bad values or a combination that does not fit, before the network is called.
         UnreachedGradient: something requires grad that the computation does not contain.
         NonFinite: the state became NaN or infinite; names the step.
+        NotConverged: an adaptive solver met its maximum of evaluations; names the time reached.
     """
     if grid is None:
         grid = make_grid(denoiser.schedule, steps, spacing, t_start, t_end, to_zero)
-    return _solve(denoiser, x_T, "x_T", grid, cond, uncond, guidance, solver, form, gradient, state_dtype, callback)
+    guide = guidance, guidance_interval, guidance_rescale
+    return _solve(denoiser, x_T, "x_T", grid, cond, uncond, guide, solver, form, gradient, state_dtype, callback)
 
 
 def to_noise(
@@ -97,6 +108,8 @@ def to_noise(
     cond: Any = None,
     uncond: Any = None,
     guidance: Tensor | float = 1.0,
+    guidance_interval: tuple[float, float] | None = None,
+    guidance_rescale: float = 0.0,
     steps: int = 50,
     spacing: Spacing = "logsnr",
     solver: str | Solver = "euler",
@@ -118,7 +131,8 @@ def to_noise(
     """
     if grid is None:
         grid = make_grid(denoiser.schedule, steps, spacing, t_start, t_end, to_zero=False).reversed()
-    return _solve(denoiser, x_0, "x_0", grid, cond, uncond, guidance, solver, form, gradient, state_dtype, callback)
+    guide = guidance, guidance_interval, guidance_rescale
+    return _solve(denoiser, x_0, "x_0", grid, cond, uncond, guide, solver, form, gradient, state_dtype, callback)
 
 
 def _solve(
@@ -128,18 +142,19 @@ def _solve(
     grid: Grid,
     cond: Any,
     uncond: Any,
-    guidance: Tensor | float,
+    guide: tuple[Tensor | float, tuple[float, float] | None, float],
     solver: str | Solver,
     form: Form,
     gradient: str | Engine,
     state_dtype: torch.dtype | None,
     callback: Callback | None,
 ) -> Sampled:
-    x = _check_sample(x, name, state_dtype)
-    refuse_noisy_modules(denoiser.network)
-    model = GuidedDenoiser(denoiser, cond, uncond, guidance, x)
-    ode = make_ode(form, model)
     engine = make_engine(gradient)
+    x = _check_sample(x, name, state_dtype or engine.state_dtype)
+    refuse_noisy_modules(denoiser.network)
+    guidance, interval, rescale = guide
+    model = GuidedDenoiser(denoiser, cond, uncond, guidance, x, interval, rescale)
+    ode = make_ode(form, model)
     finite: list[Tensor] = []
 
     def on_step(n: int, t: Tensor, state: SolverState) -> None:
@@ -149,9 +164,13 @@ def _solve(
 
     spec = SolveSpec(model, ode, make_solver(solver), grid, x, on_step)
     engine.check(spec)
+    _check_guided(model, grid)
     if denoiser.prediction == "eps":
         coefficients("eps", 1.0, 0.0, grid.alpha.min(), grid.sigma.max())  # refuses alpha = 0
     started = time.perf_counter()
+    if isinstance(spec.solver, Dopri5):  # its accepted grid, then a fixed-step solve like any other
+        grid = spec.solver.accept(ode, x.detach(), grid)
+        spec = replace(spec, grid=grid)
     out = engine.solve(spec)
     spec.stats.seconds = time.perf_counter() - started
     counter = model.counter
@@ -168,6 +187,19 @@ def _solve(
             f"(t={grid.t[int(bad[0]) + 1].item():g}): check the network's dtype and the prediction type"
         )
     return Sampled(out, spec.stats, grid)
+
+
+def _check_guided(model: GuidedDenoiser, grid: Grid) -> None:
+    """Raise where guidance or its unconditional branch requires grad and no step of the grid is guided."""
+    if not model.guided or model.interval is None:
+        return
+    learnt = [leaf for leaf in (*tensors(model.uncond), *tensors(model.guidance)) if leaf.requires_grad]
+    if learnt and not any(model.guided_at(t) for t in grid.t[: grid.ode_steps + grid.to_zero]):
+        raise UnreachedGradient(
+            f"guidance or uncond requires grad, but no step lies in guidance_interval={model.interval}: the grid's "
+            f"sigma / alpha goes from {float(model.denoiser.schedule.rho(grid.t[0])):.3g} to "
+            f"{float(model.denoiser.schedule.rho(grid.t[grid.ode_steps])):.3g}"
+        )
 
 
 def _check_sample(x: Tensor, name: str, state_dtype: torch.dtype | None) -> Tensor:

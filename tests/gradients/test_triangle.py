@@ -16,7 +16,8 @@ from adjointdpm.schedules import EDM, RectifiedFlow, Schedule, VPCosine, VPLinea
 from adjointdpm.solvers import SOLVERS
 from tests.support.problem import PREDICTIONS, WRT, Problem, errors
 
-NAMES = [name for name in SOLVERS if name != "ddim"]
+#: dopri5 chooses its grid, which a finite difference would move: test_adaptive.
+NAMES = [name for name in SOLVERS if name not in ("ddim", "dopri5")]
 FORMS = ("exponential", "raw", "angle")
 SCHEDULES: dict[str, Schedule] = {"linear": VPLinear(), "cosine": VPCosine(), "edm": EDM(), "flow": RectifiedFlow()}
 Case = tuple[str, str, str, str, bool]

@@ -20,7 +20,7 @@ WRT = ("x_T", "cond", "guidance", "weights")
 PREDICTIONS = ("eps", "v", "x0", "flow")
 #: Solvers by name; Adams-Bashforth with a start of its own order, so that theory's order shows.
 OF_FULL_ORDER: dict[str, Solver] = {
-    **{name: solver for name, solver in SOLVERS.items() if name != "ddim"},
+    **{name: solver for name, solver in SOLVERS.items() if name not in ("ddim", "dopri5") and not solver.stochastic},
     **{f"ab{k}": AdamsBashforth(k, start="rk4") for k in (2, 3, 4)},
 }
 

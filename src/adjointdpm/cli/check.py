@@ -80,7 +80,7 @@ def measure(shell: Shell, request: CheckRequest, choice: ModelChoice) -> tuple[l
 
     pipe = choice.load()
     on_pipeline = tuple(name for name in request.engines if name in PIPELINE_ENGINES)
-    road = {"solver": request.solver, "spacing": request.spacing}
+    road: dict[str, Any] = {"solver": request.solver, "spacing": request.spacing}
     stages: list[tuple[str, Any, tuple[str, ...]]] = [
         ("pipeline", lambda: ad.differentiable(pipe), on_pipeline),
         ("ode", lambda: ad.differentiable(pipe, **road), request.engines),

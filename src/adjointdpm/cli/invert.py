@@ -39,7 +39,7 @@ RECORD = "run.json"
 
 def invert(
     shell: Shell, given: Mapping[str, Any], config_file: Path | None, resume: bool,
-    road: Mapping[str, str | None], choice: ModelChoice,
+    road: Mapping[str, Any], choice: ModelChoice,
 ) -> int:  # fmt: skip
     """Run the inversion; the JSON document holds the results and the paths of embedding, report and record."""
     config = settings(given, config_file, resume)

@@ -58,7 +58,7 @@ class Painter:
     def __init__(self, pipe: Any, request: Request) -> None:
         import adjointdpm as ad
 
-        road = {"solver": request.solver, "spacing": request.spacing, "form": request.form}
+        road: dict[str, Any] = {"solver": request.solver, "spacing": request.spacing, "form": request.form}
         call = {
             "num_inference_steps": request.steps,
             "guidance_scale": request.guidance,

@@ -13,6 +13,10 @@ ENGINES = {
     "exact": "adjointdpm.gradients.exact:Exact",
     "full": "adjointdpm.gradients.full:Full",
     "adjoint": "adjointdpm.gradients.adjoint:Adjoint",
+    "reversible": "adjointdpm.gradients.reversible:Reversible",
+    "truncated": "adjointdpm.gradients.truncated:Truncated",
+    "random_truncation": "adjointdpm.gradients.truncated:RandomTruncation",
+    "one_step": "adjointdpm.gradients.truncated:OneStep",
 }
 
 

@@ -16,21 +16,19 @@ log-SNR), the exponential form, which it is a method for, is solved backward.
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from adjointdpm.errors import InvalidInput, NumericalWarning, UnreachedGradient
-from adjointdpm.gradients.augmented import Augmented, differentiated
+from adjointdpm.gradients.augmented import Augmented
 from adjointdpm.gradients.backward import Backward
 from adjointdpm.gradients.base import Engine, SolveSpec
-from adjointdpm.gradients.surroundings import Surroundings
+from adjointdpm.gradients.unrecorded import UnrecordedSolve, solve_unrecorded
 from adjointdpm.schedules import Grid
 from adjointdpm.solvers import AdamsBashforth, RungeKutta, SolverState, integrate, make_solver
 
@@ -82,6 +80,11 @@ class Adjoint(Engine):
 
     def check(self, spec: SolveSpec) -> None:
         super().check(spec)
+        if spec.solver.stochastic:
+            raise InvalidInput(
+                f"solver {spec.solver.name!r} solves the reverse SDE, which has no backward ODE: use "
+                'gradient="exact", or an ODE solver'
+            )
         if spec.grid.t.requires_grad:
             raise UnreachedGradient('times require grad, which gradient="adjoint" cannot give: use gradient="exact"')
         if self.preset == "paper" and spec.ode.name != "exponential":
@@ -100,25 +103,15 @@ class Adjoint(Engine):
         return solver
 
     def solve(self, spec: SolveSpec) -> Tensor:
-        call, weights = differentiated(spec.model)
-        if not torch.is_grad_enabled() or not (spec.x.requires_grad or call or weights):
-            return integrate(spec.solver, spec.ode, spec.x, spec.grid, spec.on_step)
-        run = _Run(self, spec, call, weights, Surroundings(spec.model.denoiser.network, [spec.x, *weights[:1]]))
-        spec.stats.backward = lambda: dict(run.report)
-        out: Tensor = _ContinuousAdjoint.apply(run, spec.x, *call, *weights)  # type: ignore[no-untyped-call]
-        return out
+        return solve_unrecorded(_Run, spec, engine=self)
 
 
-@dataclass
-class _Run:
-    """What one solve shares between forward and backward, except the tensors that autograd looks after."""
+class _Run(UnrecordedSolve):
+    """One solve by the continuous adjoint."""
 
-    engine: Adjoint
-    spec: SolveSpec
-    call: list[Tensor]
-    weights: list[Tensor]
-    surroundings: Surroundings
-    report: dict[str, Any] = field(default_factory=dict)
+    def __init__(self, spec: SolveSpec, call: list[Tensor], weights: list[Tensor], engine: Adjoint) -> None:
+        super().__init__(spec, call, weights)
+        self.engine = engine
 
     @property
     def ode_grid(self) -> Grid:
@@ -127,7 +120,6 @@ class _Run:
         return Grid(grid.t[:end], grid.alpha[:end], grid.sigma[:end])
 
     def forward(self) -> tuple[Tensor, list[Tensor]]:
-        """The sample, and the states that backward needs."""
         spec, stored = self.spec, self.engine.trajectory == "stored"
         states = [spec.ode.to_state(spec.x, spec.grid.t[0])]
 
@@ -141,8 +133,6 @@ class _Run:
         return integrate(spec.solver, spec.ode, spec.x, spec.grid, on_step), states
 
     def backward(self, g: Tensor, x: Tensor, states: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
-        """Gradients for x and for `[*call, *weights]`."""
-        started = time.perf_counter()
         grid, engine = self.ode_grid, self.engine
         system = Augmented(self.spec.ode, self.call, self.weights, wanted[1:])
         if self.spec.grid.to_zero:
@@ -164,7 +154,6 @@ class _Run:
             start = self.spec.ode.to_state(x, grid.t[0])
             self.report["drift"] = float((solve.z - start).norm() / start.norm())
         self._warn(a)
-        self.report["seconds"] = time.perf_counter() - started
         return [a / system.ode.scale(grid.t[0]) if wanted[0] else None, *system.gradients(len(wanted) - 1)]
 
     def _warn(self, a: Tensor) -> None:
@@ -181,25 +170,3 @@ class _Run:
                 NumericalWarning,
                 stacklevel=2,
             )
-
-
-class _ContinuousAdjoint(torch.autograd.Function):
-    """Tensors are explicit arguments, so that autograd sees each of them; all else travels in `run`."""
-
-    @staticmethod
-    def forward(ctx: Any, run: _Run, x: Tensor, *tensors: Tensor) -> Tensor:
-        out, states = run.forward()
-        ctx.run = run
-        # Weights are watched by `surroundings` instead, so that a change is told by name.
-        ctx.save_for_backward(x, *tensors[: len(run.call)], *states)
-        return out
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: FunctionCtx, g: Tensor) -> tuple[Tensor | None, ...]:
-        run: _Run = ctx.run  # type: ignore[attr-defined]
-        saved: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
-        x, states = saved[0], saved[len(run.call) + 1 :]
-        run.surroundings.check()
-        with run.surroundings.in_force():
-            return (None, *run.backward(g, x, states, ctx.needs_input_grad[1:]))  # type: ignore[attr-defined]

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInput
 from adjointdpm.models import GuidedDenoiser
 from adjointdpm.ode import ODE
 from adjointdpm.schedules import Grid
@@ -68,18 +68,16 @@ class Engine(ABC):
     Attributes:
         name: its name in the API.
         exact: whether the gradient is that of the sampler that was run (up to rounding).
+        state_dtype: the state's dtype if the engine needs one of its own, else None.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool]
+    state_dtype: ClassVar[torch.dtype | None] = None
 
     def check(self, spec: SolveSpec) -> None:
         """Raise InvalidInput if solver, form and engine do not fit together; called once, before any network call."""
-        if spec.ode.name not in spec.solver.forms:
-            raise InvalidInput(
-                f"solver {spec.solver.name!r} solves form {' or '.join(map(repr, spec.solver.forms))}, not "
-                f"{spec.ode.name!r}"
-            )
+        spec.solver.check(spec.ode, spec.grid)
         spec.ode.check(spec.grid)
 
     @abstractmethod

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from adjointdpm.errors import AdjointDPMError, InvalidInput, NumericalWarning
 from adjointdpm.gradients.check_report import GradientReport, Row
 from adjointdpm.gradients.check_subject import Subject
 from adjointdpm.gradients.measure import Measured, compare, finite_difference_row, tolerance_for
+from adjointdpm.numerics import free_bytes
 
 __all__ = ["ENGINES", "WRT", "check_generator", "is_generator"]
 
@@ -82,7 +82,7 @@ def check_generator(
     rows: list[Row] = []
     with subject.prepared():
         say("estimating the memory of plain backprop")
-        budget = _free_bytes(subject.device) / 2 if memory is None else memory
+        budget = free_bytes(subject.device) / 2 if memory is None else memory
         steps, estimate = _steps_that_fit(subject, steps, budget)
         facts |= {"steps": steps, "plain_backprop_mb": estimate / 2**20}
         references: dict[str, Measured] = {}
@@ -168,16 +168,6 @@ def _steps_that_fit(subject: Subject, steps: int, budget: float) -> tuple[int, f
             f"{budget / 2**30:.1f} GiB allowed: checked with {taken} steps instead."
         )
     return taken, two + (taken - 2) * per_step
-
-
-def _free_bytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as lines:
-        return 1024.0 * next(float(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
-    return 4.0 * 2**30
 
 
 def _validate(steps: int, engines: Sequence[str], wrt: Sequence[str], directions: int) -> None:

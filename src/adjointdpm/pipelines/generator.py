@@ -42,6 +42,7 @@ class Settings:
     spacing: str | None = None
     form: str | None = None
     gradient: Any = "exact"
+    guidance_interval: tuple[float, float] | None = None
 
 
 def differentiable(
@@ -52,6 +53,7 @@ def differentiable(
     spacing: str | None = None,
     form: str | None = None,
     gradient: Any = "exact",
+    guidance_interval: tuple[float, float] | None = None,
 ) -> Generator:
     """Make a diffusers pipeline differentiable.
 
@@ -66,10 +68,13 @@ def differentiable(
         pipe: any diffusers pipeline; neither it nor its scheduler is changed.
         wrt: what gets a gradient: None for everything that requires grad; otherwise any of "x_T", "cond", "guidance",
             "weights" (all of the denoisers) and name patterns such as "unet.*attn2*".
-        solver: None, or a solver's name ("euler", "heun", "rk4", "ab1" … "ab4", "dpmpp2m") or object.
+        solver: None, or a solver's name ("euler", "heun", "rk4", "ab1" … "ab4", "dpmpp2m", "belm", "dopri5",
+            "ancestral", "euler_maruyama") or object.
         spacing: of the ODE road's grid ("logsnr" by default).
         form: of the ODE: "raw", "exponential" (default) or "angle".
-        gradient: "exact" or "full" (plain backpropagation); on the ODE road also "adjoint" or an engine object.
+        gradient: "exact" or "full" (plain backpropagation); on the ODE road also "reversible" (with "belm"), "adjoint",
+            the biased "truncated", "random_truncation" and "one_step", or an engine object.
+        guidance_interval: of the ODE road: (low, high) in sigma / alpha outside of which the prompt counts alone.
 
     Returns:
         A `Generator`; call it as the pipeline: `gen(prompt, latents=…, num_inference_steps=…)`.
@@ -83,7 +88,7 @@ def differentiable(
             f"expected a diffusers pipeline, got {type(pipe).__name__}; for a network of your own use ad.sample"
         )
     names = None if wrt is None else (wrt,) if isinstance(wrt, str) else tuple(wrt)
-    return Generator(pipe, Settings(names, solver, spacing, form, gradient))
+    return Generator(pipe, Settings(names, solver, spacing, form, gradient, guidance_interval))
 
 
 class Generator:
@@ -105,7 +110,9 @@ class Generator:
             _check_pipeline_settings(settings)
             check_schedulers(pipe)
         else:
-            self._ode = OdeRoad(pipe, settings.solver, settings.spacing, settings.form, settings.gradient)
+            self._ode = OdeRoad(
+                pipe, settings.solver, settings.spacing, settings.form, settings.gradient, settings.guidance_interval
+            )
         self._selection = select(pipe, settings.wrt)
 
     def __repr__(self) -> str:
@@ -268,7 +275,7 @@ class Generator:
 
 
 def _check_pipeline_settings(settings: Settings) -> None:
-    for name in ("spacing", "form"):
+    for name in ("spacing", "form", "guidance_interval"):
         if getattr(settings, name) is not None:
             raise InvalidInput(
                 f"{name}={getattr(settings, name)!r} belongs to the ODE road: give a solver too, such as solver='ab4'"

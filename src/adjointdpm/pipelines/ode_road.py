@@ -16,6 +16,7 @@ import torch
 from adjointdpm.errors import InvalidInput
 from adjointdpm.gradients import make_engine
 from adjointdpm.models import Denoiser, GuidedDenoiser
+from adjointdpm.models.guidance import check_interval
 from adjointdpm.pipelines.adapters import DiffusersNetwork, conditioning, network_of
 from adjointdpm.pipelines.autoencode import decode
 from adjointdpm.pipelines.components import autoencoder_of
@@ -37,7 +38,10 @@ ROUNDS = 4  # of the fixed point before the last step
 EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 TEXT = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3", "clip_skip")
 SIZES = ("original_size", "target_size", "crops_coords_top_left")
-NUMBERS = ("num_inference_steps", "guidance_scale", "num_images_per_prompt", "height", "width", "batch_size")
+NUMBERS = (
+    *("num_inference_steps", "guidance_scale", "guidance_rescale"),
+    *("num_images_per_prompt", "height", "width", "batch_size"),
+)
 READ = (
     *(*EMBEDDINGS, *TEXT, *SIZES, *NUMBERS),
     *("latents", "generator", "cross_attention_kwargs", "callback_on_step_end"),
@@ -51,11 +55,20 @@ class OdeRoad:
         InvalidInput: unknown solver or engine, a scheduler config that is no ODE, a denoiser of unknown signature.
     """
 
-    def __init__(self, pipe: Any, solver: Any, spacing: str | None, form: str | None, gradient: Any):
+    def __init__(
+        self,
+        pipe: Any,
+        solver: Any,
+        spacing: str | None,
+        form: str | None,
+        gradient: Any,
+        guidance_interval: tuple[float, float] | None = None,
+    ):
         self.pipe = pipe
         self.network = network_of(pipe)
         self.solver = make_solver(solver)
         self.engine = make_engine(gradient)
+        self.guidance_interval = check_interval(guidance_interval)
         self.options = {k: v for k, v in (("spacing", spacing), ("form", form)) if v is not None}
         self.schedule, self.prediction = from_scheduler_config(pipe.scheduler.config)
         if float(self.schedule.alpha(self.schedule.t_start)) == 0:  # flow or zero terminal SNR: ρ is infinite
@@ -106,7 +119,7 @@ class OdeRoad:
         brings the iterate closer by a factor of about σ.
         """
         denoiser, bound = self._problem(call)
-        guided = GuidedDenoiser(denoiser, x=x_0, **bound)
+        guided = GuidedDenoiser(denoiser, x=x_0, **{k.replace("guidance_", ""): v for k, v in bound.items()})
         time = torch.tensor(self.schedule.t_end, dtype=torch.float64)
         alpha, sigma = (float(f(time)) for f in (self.schedule.alpha, self.schedule.sigma))
         x = x_0
@@ -119,7 +132,12 @@ class OdeRoad:
         guidance = self._guidance(call)
         cond, uncond = self._conditions(call, wanted=isinstance(guidance, torch.Tensor) or guidance != 1)
         denoiser = self.denoiser(call.arguments.get("cross_attention_kwargs"), left_out)
-        return denoiser, {"cond": cond, "uncond": uncond, "guidance": guidance}
+        bound = {"cond": cond, "uncond": uncond, "guidance": guidance}
+        if call.arguments.get("guidance_rescale"):
+            bound["guidance_rescale"] = call.arguments["guidance_rescale"]
+        if self.guidance_interval is not None:
+            bound["guidance_interval"] = self.guidance_interval
+        return denoiser, bound
 
     def denoiser(self, cross_attention_kwargs: Any = None, left_out: Sequence[torch.nn.Parameter] = ()) -> Denoiser:
         """The pipeline's network as a denoiser of the ODE road."""

@@ -8,6 +8,7 @@ around a call (LoRA scale, attention processors, hooks, train mode) it restores 
 
 from __future__ import annotations
 
+from adjointdpm.replay.budget import Budget
 from adjointdpm.replay.context import replay
 
-__all__ = ["replay"]
+__all__ = ["Budget", "replay"]

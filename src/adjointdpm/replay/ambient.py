@@ -56,6 +56,10 @@ class Ambient:
         sources: list[Any] = ["cpu", *(d for d in devices if d.type == "cuda"), *generators]
         self.random = [(source, _random_state(source)) for source in sources]
 
+    def autocast_key(self) -> tuple[Any, ...]:
+        """The autocast states, to compare calls by."""
+        return tuple(sorted(self.autocast.items()))
+
     def settle(self) -> None:
         """Forget the random states that the call did not advance: it drew nothing there, and 5 KB a call are saved."""
         self.random = [

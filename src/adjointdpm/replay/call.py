@@ -62,6 +62,7 @@ class Call:
     """All that is needed to run a call again, and its graph as long as that is kept."""
 
     name: str
+    method: str
     function: Callable[..., Any]
     pattern: Any  # (args, kwargs) with slots for tensors
     differentiated: list[int]  # slots of the tensors that require grad
@@ -124,6 +125,21 @@ class Call:
         ):
             _, outputs = self.run(args, kwargs)
         return outputs, leaves
+
+    @contextmanager
+    def being_measured(self) -> Iterator[None]:
+        """Within the block the call may be run again and differentiated without being counted."""
+        counted, self.backward_runs["now"] = self.stats.recomputations, True
+        try:
+            yield
+        finally:
+            self.stats.recomputations, self.backward_runs["now"] = counted, False
+
+    def plain_vjp(self, outputs: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]) -> None:
+        """One vector-Jacobian product to the leaves and weights, for its cost; nothing is kept."""
+        seeds = [torch.ones_like(t) for t in outputs]
+        with _without_hooks(self.weights):
+            torch.autograd.grad(list(outputs), [*leaves, *self.weights], seeds, allow_unused=True)
 
     def vjp(
         self, tensors: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor | None], wanted: list[bool]

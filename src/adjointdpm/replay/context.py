@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -13,8 +12,10 @@ import torch
 from adjointdpm.errors import InvalidInput
 from adjointdpm.replay.accumulate import large
 from adjointdpm.replay.ambient import Ambient
+from adjointdpm.replay.budget import Budget
 from adjointdpm.replay.call import Call, Replayed, Stats, is_inside
 from adjointdpm.replay.gate import Gates
+from adjointdpm.replay.keep import Keep, make_keep
 from adjointdpm.replay.keepsake import Keepsakes
 from adjointdpm.replay.patch import Patches
 from adjointdpm.replay.state import Snapshot
@@ -52,6 +53,8 @@ class replay:
     modules: any `torch.nn.Module`s.  `forward` is replayed, and `encode` and `decode` where a module has them.
     keep: which calls keep their graph for backward, trading memory for recomputations: "last" (or 1), the last k
         (an int), "none" (or 0), or a module or several: all calls of these and of no others.
+    memory: in place of `keep`, bytes for everything on the device ("6GB", 2e9, or "auto" for what is free): as many of
+        the last graphs are kept as fit.  The first call of a kind is run a few times more, to measure it.
 
     Attributes
     ----------
@@ -60,15 +63,20 @@ class replay:
     Raises
     ------
     InvalidInput: not a module; an inference tensor; an `nn.Parameter` that was passed as an argument and edited in
-        place before backward (other arguments may be edited: the replay has a copy).
+        place before backward (other arguments may be edited: the replay has a copy); memory that cannot hold one call.
     WeightsChanged: in backward, if weights or buffers are not what they were at the call; names one.
     UnreachedGradient: a tensor requires grad and is used by a call, but is neither argument nor weight; or a tensor
         leaves a call by another way than its result and gets a gradient.
     """
 
     def __init__(
-        self, *modules: torch.nn.Module, keep: int | str | torch.nn.Module | Iterable[torch.nn.Module] = "last"
+        self,
+        *modules: torch.nn.Module,
+        keep: int | str | torch.nn.Module | Iterable[torch.nn.Module] = "last",
+        memory: int | float | str | Budget | None = None,
     ) -> None:
+        if memory is not None and keep != "last":
+            raise InvalidInput("memory= decides itself which graphs to keep: leave keep= out")
         if not modules:
             raise InvalidInput("replay() needs at least one module, such as the UNet of the loop")
         for module in modules:
@@ -78,8 +86,7 @@ class replay:
                 raise InvalidInput("replay() cannot patch a TorchScript module; pass the nn.Module it was made from")
         self.modules = tuple(dict.fromkeys(modules))
         self.stats = Stats()
-        self._number_kept, self._keepers = _keep(keep)
-        self._kept: deque[weakref.ref[Call]] = deque()
+        self._keep = make_keep(keep) if memory is None else memory if isinstance(memory, Keep) else Budget(memory)
         self._gates = Gates()
         self._keepsakes = Keepsakes()
         self._trimmer = Trimmer()
@@ -117,6 +124,13 @@ class replay:
     ) -> Any:
         if is_inside():  # part of a call that is being replayed
             return original(*args, **kwargs)
+        result = self._replayable(module, method, original, args, kwargs)
+        self._keep.finish()
+        return result
+
+    def _replayable(
+        self, module: torch.nn.Module, method: str, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
         self.stats.forwards += 1
         if not torch.is_grad_enabled():
             return original(*args, **kwargs)
@@ -150,6 +164,7 @@ class replay:
         devices = {t.device for t in [*tensors, *weights[:1]]}
         call = Call(
             name=name,
+            method=method,
             function=original,
             pattern=pattern,
             differentiated=differentiated,
@@ -162,7 +177,7 @@ class replay:
             on_cpu={d.type for d in devices} == {"cpu"},
         )
         self._latest[module] = weakref.ref(call)
-        self._drop_graphs(module)
+        self._keep.make_room(module, call, tensors)
         if call.on_cpu:
             self._trimmer.about_to_run()
         copies = [self._keepsakes.of(t) for t in tensors]
@@ -190,10 +205,7 @@ class replay:
             call.gates.append(self._gates.of(weights, shared=True))
         tokens = [gate.token for gate in call.gates]
         outer = Replayed.apply(call, outputs, copies, *tokens)  # type: ignore[no-untyped-call]
-        if self._number_kept or module in self._keepers:
-            call.graph = outputs, leaves
-            if module not in self._keepers:
-                self._kept.append(weakref.ref(call))
+        self._keep.note(module, call, (outputs, leaves), copies)
         by_id = {id(a): b for a, b in zip(outputs, outer, strict=True)}
         return swapped(result, torch.Tensor, lambda t: by_id.get(id(t), t))
 
@@ -211,27 +223,3 @@ class replay:
         if watch.anew:
             self._uses = {key: uses for key, uses in self._uses.items() if key[0] is not module}
         return new, watch
-
-    def _drop_graphs(self, module: torch.nn.Module) -> None:
-        """A call begins: of the kept graphs let the oldest go, so that the new one is within the number kept."""
-        if module in self._keepers:
-            return
-        while self._kept and len(self._kept) >= max(1, self._number_kept):
-            call = self._kept.popleft()()
-            if call is not None:
-                call.graph = None
-
-
-def _keep(keep: Any) -> tuple[int, frozenset[torch.nn.Module]]:
-    if isinstance(keep, str):
-        if keep not in ("last", "none"):
-            raise InvalidInput(f'keep={keep!r}: expected "last", "none", a number of calls or modules')
-        return int(keep == "last"), frozenset()
-    if isinstance(keep, int):
-        if keep < 0:
-            raise InvalidInput(f"keep={keep}: the number of graphs to keep cannot be negative")
-        return keep, frozenset()
-    modules = (keep,) if isinstance(keep, torch.nn.Module) else tuple(keep)
-    if not all(isinstance(m, torch.nn.Module) for m in modules):
-        raise InvalidInput("keep= takes modules, a number of calls, or a word")
-    return 0, frozenset(modules)

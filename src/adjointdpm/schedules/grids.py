@@ -53,6 +53,16 @@ class Grid:
         """How many of the steps solve the ODE: all, or all but the one to sigma = 0."""
         return self.steps - self.to_zero
 
+    @staticmethod
+    def of(schedule: Schedule, t: Tensor, like: Grid) -> Grid:
+        """The nodes t (n,) above sigma = 0, and the node at sigma = 0 of `like` if that has one."""
+        last = slice(like.ode_steps + 1, None)
+        return Grid(
+            torch.cat([t, like.t[last]]),
+            torch.cat([schedule.alpha(t), like.alpha[last]]),
+            torch.cat([schedule.sigma(t), like.sigma[last]]),
+        )
+
     def reversed(self) -> Grid:
         """The same nodes from data to noise; only for a grid that stops above sigma = 0."""
         if self.to_zero:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
+from adjointdpm.errors import InvalidInput
 from adjointdpm.ode import ODE
 from adjointdpm.schedules import Grid
 
@@ -23,7 +26,8 @@ class SolverState(NamedTuple):
 
     Attributes:
         y: (B, ...) the ODE's state.
-        history: what earlier steps leave to the next ones, newest first (a multistep method's fields).
+        history: what earlier steps leave to the next ones, newest first (a multistep method's fields, a reversible
+            one's state before).
     """
 
     y: Tensor
@@ -38,9 +42,11 @@ class Solver(ABC):
 
     Attributes:
         name: its name in the API.
-        order: order of convergence on a smooth field.
+        order: order of convergence on a smooth field (strong order of a stochastic one).
         nfe_per_step: evaluations of the field in a step (of a multistep method after its start).
-        multistep: whether a step uses earlier fields.
+        multistep: whether a step uses what earlier steps left.
+        stochastic: whether it draws noise: it then solves the reverse SDE, which has no backward ODE.
+        reversible: whether a step can be undone in closed form.
         forms: the ODE forms that it solves.
     """
 
@@ -48,7 +54,16 @@ class Solver(ABC):
     order: int
     nfe_per_step: int
     multistep: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
+    reversible: ClassVar[bool] = False
     forms: ClassVar[tuple[str, ...]] = ("raw", "exponential", "angle")
+
+    def check(self, ode: ODE, grid: Grid) -> None:
+        """Raise InvalidInput if the solver cannot solve this ODE on this grid; called before any network call."""
+        if ode.name not in self.forms:
+            raise InvalidInput(
+                f"solver {self.name!r} solves form {' or '.join(map(repr, self.forms))}, not {ode.name!r}"
+            )
 
     def init(self, ode: ODE, x: Tensor, grid: Grid) -> SolverState:
         """The state at the grid's first node, from the sample x (B, ...) there."""
@@ -63,16 +78,31 @@ class Solver(ABC):
         return grid.ode_steps * self.nfe_per_step + grid.to_zero
 
 
-def integrate(solver: Solver, ode: ODE, x: Tensor, grid: Grid, on_step: StepCallback | None = None) -> Tensor:
+def integrate(
+    solver: Solver,
+    ode: ODE,
+    x: Tensor,
+    grid: Grid,
+    on_step: StepCallback | None = None,
+    *,
+    recorded_from: int = 0,
+) -> Tensor:
     """Solve the ODE over the grid from the sample x (B, ...) at its first node; returns the sample at its last.
 
-    A last step to sigma = 0 is `ode.to_data`, whatever the solver.
+    A last step to sigma = 0 is `ode.to_data`, whatever the solver.  Steps before node `recorded_from` run without
+    autograd, so no gradient passes them.
     """
-    state = solver.init(ode, x, grid)
+    with _recorded(recorded_from <= 0):
+        state = solver.init(ode, x, grid)
     for n in range(grid.ode_steps):
-        state = solver.step(ode, state, n, grid)
+        with _recorded(n >= recorded_from):
+            state = solver.step(ode, state, n, grid)
         if on_step is not None:
             on_step(n + 1, grid.t[n + 1], state)
     if not grid.to_zero:
         return ode.from_state(state.y, grid.t[-1])
     return ode.to_data(state.y, grid.t[grid.ode_steps])
+
+
+def _recorded(wanted: bool) -> nullcontext[None] | torch.no_grad:
+    return nullcontext() if wanted else torch.no_grad()

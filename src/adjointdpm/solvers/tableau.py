@@ -1,4 +1,4 @@
-"""Explicit Runge-Kutta methods by Butcher tableau: Euler (= DDIM on the exponential form), Heun, RK4.
+"""Explicit Runge-Kutta methods by Butcher tableau: Euler (= DDIM on the exponential form), Heun, RK4, Dormand-Prince.
 
 One generic stepper; a method is a table.  Stages at intermediate clocks are evaluated at the time the schedule's
 inverse gives, and stages at a node at the node's own time.
@@ -14,7 +14,7 @@ from adjointdpm.ode import ODE
 from adjointdpm.schedules import Grid
 from adjointdpm.solvers.base import Solver, SolverState
 
-__all__ = ["EULER", "HEUN", "RK4", "RungeKutta"]
+__all__ = ["DOPRI5", "EULER", "HEUN", "RK4", "RungeKutta"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,14 @@ class RungeKutta(Solver):
         y_next, _ = self.stages(ode, state.y, grid.t[n], grid.t[n + 1])
         return SolverState(y_next)
 
-    def stages(self, ode: ODE, y: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """One step from t to t_next; returns y_next and the fields of all stages."""
+    def stages(
+        self, ode: ODE, y: Tensor, t: Tensor, t_next: Tensor, first: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One step from t to t_next; returns y_next and the fields of all stages.  `first` is the first if known."""
         u = ode.clock(t)
         h = ode.clock(t_next) - u
-        k: list[Tensor] = []
-        for a_i, c_i in zip(self.a, self.c, strict=True):
+        k: list[Tensor] = [] if first is None else [first]
+        for a_i, c_i in list(zip(self.a, self.c, strict=True))[len(k) :]:
             t_i = t if c_i == 0 else t_next if c_i == 1 else ode.time(u + c_i * h)
             k.append(ode.field(_plus(y, h, a_i, k), t_i, towards=t if c_i == 1 else t_next))
         return _plus(y, h, self.b, k), k
@@ -67,4 +69,19 @@ RK4 = RungeKutta(
     a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
     b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
     c=(0.0, 0.5, 0.5, 1.0),
+)
+#: Dormand and Prince 1980: the six stages of the fifth-order result (`Dopri5` adds the one that estimates errors).
+DOPRI5 = RungeKutta(
+    "dopri5_fixed",
+    5,
+    a=(
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    ),
+    b=(35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    c=(0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0),
 )

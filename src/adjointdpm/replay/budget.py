@@ -1,0 +1,155 @@
+"""A memory budget for `replay`: as many graphs of the last calls are kept as fit, the others are run again.
+
+The budget is for everything on the device: weights, the states that replay stores, kept graphs and the peak of the call
+that runs.  Before a call runs, the oldest graphs go until kept graphs + peak of this call + the rest are within it.
+That also bounds backward, which consumes the kept graphs from the last to the first.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from adjointdpm.errors import InvalidInput, PerformanceWarning
+from adjointdpm.numerics import free_bytes
+from adjointdpm.replay.call import Call
+from adjointdpm.replay.keep import Graph, Keep
+from adjointdpm.replay.profile import Profile, kind_of, known_profile, measure
+
+__all__ = ["Budget", "parse_memory", "readable"]
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{end}": base**power for power, prefix in enumerate("KMGT", 1) for end, base in (("B", 1000), ("iB", 1024))
+}
+
+#: Tensors of an argument's size that a loop and its backward have in hand beside the calls' own: updates, cotangents.
+_IN_THE_LOOP = 6
+
+
+def parse_memory(memory: Any) -> int | None:
+    """Bytes of "2GB", "1.5 GiB", "800MB" or a number; None for "auto".  Raises InvalidInput for anything else."""
+    if memory == "auto":
+        return None
+    if isinstance(memory, int | float) and not isinstance(memory, bool) and 0 < memory < float("inf"):
+        return int(memory)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B|)\s*", memory, re.I) if isinstance(memory, str) else None
+    units = {unit.upper(): size for unit, size in _UNITS.items()}
+    if found is None or float(found[1]) == 0 or found[2].upper() not in units:
+        raise InvalidInput(f'memory={memory!r}: expected bytes, such as "6GB", "800MiB" or 2e9, or "auto"')
+    return int(float(found[1]) * units[found[2].upper()])
+
+
+def readable(size: float) -> str:
+    """Bytes in words, rounded up so that it can be asked for: "1.24GB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if size >= scale:
+            return f"{-(-size * 100 // scale) / 100:.2f}{unit}"
+    return f"{int(size)}B"
+
+
+class Budget(Keep):
+    """Keeps graphs within `memory`.  One budget may serve several `replay` blocks of one computation.
+
+    Args:
+        memory: bytes ("2GB", 2e9), or "auto" for nine tenths of what is free on a CUDA device, half on a CPU.
+        elsewhere: bytes on the device that no replayed module owns (other networks); counted on CUDA by itself.
+
+    Raises:
+        InvalidInput: memory is no size; or, at a call, it cannot hold the call: names the smallest that can.
+    """
+
+    def __init__(self, memory: Any = "auto", elsewhere: int = 0) -> None:
+        self._memory, self._limit, self._elsewhere = memory, parse_memory(memory), elsewhere
+        self._kept: deque[tuple[weakref.ref[Call], int]] = deque()
+        self._weights: dict[int, int] = {}
+        self._states: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._loop = 0
+        self._seen: set[tuple[Any, ...]] = set()
+        self._kind: tuple[Any, ...] = ()
+        self._profile: Profile | None = None
+        self._unmeasured: tuple[torch.nn.Module, Call, Sequence[torch.Tensor]] | None = None
+
+    def make_room(self, module: torch.nn.Module, call: Call, tensors: Sequence[torch.Tensor]) -> None:
+        self._weights |= {id(t): t.nbytes for t in (*module.parameters(), *module.buffers())}
+        self._loop = max(self._loop, *(_IN_THE_LOOP * t.nbytes for t in tensors), 0)
+        self._kind = kind_of(module, call, tensors)
+        self._profile = known_profile(module, self._kind)
+        device = next((t.device for t in (*tensors, *call.weights)), torch.device("cpu"))
+        if self._profile is None:
+            self._drop(lambda kept: True)  # what it needs is not known yet
+            return
+        room = self._room(device)
+        self._drop(lambda kept: kept + self._profile.peak_bytes > room)  # type: ignore[union-attr]
+        self._refuse_if_too_small(room, call.name)
+
+    def note(self, module: torch.nn.Module, call: Call, graph: Graph, copies: Sequence[torch.Tensor]) -> None:
+        for copy in copies:
+            if id(copy) not in self._weights and id(copy) not in self._states:
+                self._states[id(copy)] = weakref.ref(copy), copy.nbytes
+        if self._profile is None:
+            self._unmeasured = module, call, copies
+        elif self._profile.keeping_pays:
+            call.graph = graph
+            self._kept.append((weakref.ref(call), self._profile.graph_bytes))
+
+    def finish(self) -> None:
+        if self._unmeasured is None:
+            return
+        (module, call, copies), self._unmeasured = self._unmeasured, None
+        device = next((t.device for t in (*copies, *call.weights)), torch.device("cpu"))
+        room = self._room(device)
+        self._profile = measure(module, self._kind, call, copies, room)
+        self._refuse_if_too_small(room, call.name)
+
+    def _drop(self, too_much: Any) -> None:
+        """Let the oldest graphs go while `too_much` of the bytes that are kept."""
+        self._kept = deque((ref, size) for ref, size in self._kept if (c := ref()) is not None and c.graph is not None)
+        total = sum(size for _, size in self._kept)
+        while self._kept and too_much(total):
+            ref, size = self._kept.popleft()
+            total -= size
+            if (oldest := ref()) is not None:
+                oldest.graph = None
+
+    def _room(self, device: torch.device) -> float:
+        """Bytes for graphs, kept ones included, beside everything else on the device."""
+        kept = sum(size for ref, size in self._kept if (c := ref()) is not None and c.graph is not None)
+        if device.type == "cuda":
+            rest = torch.cuda.memory_allocated(device) - kept
+        else:
+            self._states = {key: (ref, size) for key, (ref, size) in self._states.items() if ref() is not None}
+            states = sum(size for _, size in self._states.values()) + self._loop
+            rest = sum(self._weights.values()) + states + self._elsewhere
+        if self._limit is None:
+            share = 0.9 if device.type == "cuda" else 0.5
+            self._limit = int(rest + kept + share * free_bytes(device))
+        return self._limit - rest
+
+    def _refuse_if_too_small(self, room: float, name: str) -> None:
+        assert self._profile is not None
+        assert self._limit is not None
+        first, warned = self._kind not in self._seen, () in self._seen
+        self._seen.add(self._kind)
+        if self._profile.peak_bytes > room:
+            rest = self._limit - room
+            if not first:  # the states of many calls: too late to refuse, what was computed would be lost
+                if not warned:
+                    self._seen.add(())
+                    warnings.warn(
+                        f"memory={self._memory!r} is exceeded: the states of the calls so far take "
+                        f"{readable(rest)} with the weights, and one graph {readable(self._profile.peak_bytes)}",
+                        PerformanceWarning,
+                        stacklevel=2,
+                    )
+                return
+            raise InvalidInput(
+                f"memory={self._memory!r} is too small: with one graph alive {name} needs "
+                f"{readable(self._profile.peak_bytes)} beside {readable(rest)} of weights and states; the smallest "
+                f'that works here is "{readable(1.02 * (rest + self._profile.peak_bytes))}"'
+            )
