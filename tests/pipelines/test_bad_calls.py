@@ -167,7 +167,7 @@ def test_meta_quantised_and_offloaded_weights_are_refused() -> None:
 def test_what_is_no_pipeline_or_no_setting(pipe: Any) -> None:
     with pytest.raises(InvalidInput, match="expected a diffusers pipeline, got Linear"):
         ad.differentiable(torch.nn.Linear(1, 1))
-    with pytest.raises(InvalidInput, match="the adjoint needs an ODE"):
+    with pytest.raises(InvalidInput, match="the others need an ODE"):
         ad.differentiable(pipe, gradient="adjoint")
     with pytest.raises(InvalidInput, match="spacing='karras' belongs to the ODE road"):
         ad.differentiable(pipe, spacing="karras")

@@ -18,6 +18,7 @@ from adjointdpm.pipelines import inversion_settings
 from adjointdpm.pipelines.images import load_images
 from adjointdpm.pipelines.inputs import check_call
 from adjointdpm.pipelines.ode_road import OdeRoad
+from adjointdpm.pipelines.settings import Settings
 from tests.pipelines import tiny
 
 
@@ -102,7 +103,7 @@ def test_inversion_in_pixel_space() -> None:
 
 
 def test_the_last_step_of_a_sampler_is_undone() -> None:
-    road = OdeRoad(tiny.unconditional(), "euler", None, None, "exact")
+    road = OdeRoad(tiny.unconditional(), Settings(solver="euler"))
     call = check_call(road.pipe, type(road.pipe).__call__, {"batch_size": 1, "num_inference_steps": 1})
     clean = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -7,7 +7,6 @@ import inspect
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,25 +23,14 @@ from adjointdpm.pipelines.outcome import Outcome
 from adjointdpm.pipelines.pictures import verdict
 from adjointdpm.pipelines.private import pipeline_function, schedulers_of
 from adjointdpm.pipelines.result import Generated, Stats
+from adjointdpm.pipelines.settings import Settings
 from adjointdpm.pipelines.tensors import handed_over, refuse_unused
 from adjointdpm.pipelines.wrt import Selection, frozen, reached_nodes, require_reached, select, unasked
 from adjointdpm.sampler import to_noise
 
-__all__ = ["Generator", "Settings", "differentiable"]
+__all__ = ["Generator", "differentiable"]
 
 Wrt = str | Iterable[str] | None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a generator runs: what is differentiated, by which road, solver and engine."""
-
-    wrt: tuple[str, ...] | None = None
-    solver: Any = None
-    spacing: str | None = None
-    form: str | None = None
-    gradient: Any = "exact"
-    guidance_interval: tuple[float, float] | None = None
 
 
 def differentiable(
@@ -53,6 +41,8 @@ def differentiable(
     spacing: str | None = None,
     form: str | None = None,
     gradient: Any = "exact",
+    memory: int | float | str | None = None,
+    branches: str = "batched",
     guidance_interval: tuple[float, float] | None = None,
 ) -> Generator:
     """Make a diffusers pipeline differentiable.
@@ -74,6 +64,10 @@ def differentiable(
         form: of the ODE: "raw", "exponential" (default) or "angle".
         gradient: "exact" or "full" (plain backpropagation); on the ODE road also "reversible" (with "belm"), "adjoint",
             the biased "truncated", "random_truncation" and "one_step", or an engine object.
+        memory: bytes for everything on the device ("6GB", 2e9, or "auto" for what is free): as many network graphs as
+            fit are kept for backward, which saves running them again; still exact.  None keeps the last ones only.
+        branches: "sequential" runs the two branches of guidance one after the other (on the pipeline road by splitting
+            each batch in two), at about half the peak of a gradient; equal to "batched" to rounding.
         guidance_interval: of the ODE road: (low, high) in sigma / alpha outside of which the prompt counts alone.
 
     Returns:
@@ -88,7 +82,7 @@ def differentiable(
             f"expected a diffusers pipeline, got {type(pipe).__name__}; for a network of your own use ad.sample"
         )
     names = None if wrt is None else (wrt,) if isinstance(wrt, str) else tuple(wrt)
-    return Generator(pipe, Settings(names, solver, spacing, form, gradient, guidance_interval))
+    return Generator(pipe, Settings(names, solver, spacing, form, gradient, memory, branches, guidance_interval))
 
 
 class Generator:
@@ -103,16 +97,13 @@ class Generator:
     def __init__(self, pipe: Any, settings: Settings):
         self.pipe = pipe
         self.settings = settings
-        self.road = "pipeline" if settings.solver is None else "ode"
+        self.road = settings.road
         check_networks(pipe)
         self._function = pipeline_function(type(pipe))
         if self.road == "pipeline":
-            _check_pipeline_settings(settings)
             check_schedulers(pipe)
         else:
-            self._ode = OdeRoad(
-                pipe, settings.solver, settings.spacing, settings.form, settings.gradient, settings.guidance_interval
-            )
+            self._ode = OdeRoad(pipe, settings)
         self._selection = select(pipe, settings.wrt)
 
     def __repr__(self) -> str:
@@ -228,7 +219,7 @@ class Generator:
         began = time.perf_counter()
         with LiveTensorMeter() if measure and device.type == "cpu" else nullcontext() as meter:
             if self.road == "pipeline":
-                outcome = pipeline_road.run(self.pipe, call, selection, self.settings.gradient, device)
+                outcome = pipeline_road.run(self.pipe, call, selection, self.settings, device)
             else:
                 outcome = self._ode.run(call, selection)
         if not bool(torch.isfinite(outcome.unclamped.detach()).all()):
@@ -272,16 +263,3 @@ class Generator:
         if self.road == "ode":
             return self._ode.name
         return ", ".join(type(s).__name__ for s in schedulers_of(self.pipe).values()) or "the sampler"
-
-
-def _check_pipeline_settings(settings: Settings) -> None:
-    for name in ("spacing", "form", "guidance_interval"):
-        if getattr(settings, name) is not None:
-            raise InvalidInput(
-                f"{name}={getattr(settings, name)!r} belongs to the ODE road: give a solver too, such as solver='ab4'"
-            )
-    if settings.gradient not in ("exact", "full"):
-        raise InvalidInput(
-            f"gradient={settings.gradient!r}: without solver= expected 'exact' or 'full'; the adjoint needs an ODE, so "
-            "give solver= as well, such as solver='ab4'"
-        )

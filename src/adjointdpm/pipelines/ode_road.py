@@ -14,16 +14,19 @@ from typing import Any
 import torch
 
 from adjointdpm.errors import InvalidInput
-from adjointdpm.gradients import make_engine
+from adjointdpm.gradients import Engine, make_engine
+from adjointdpm.gradients.exact import Exact
 from adjointdpm.models import Denoiser, GuidedDenoiser
 from adjointdpm.models.guidance import check_interval
 from adjointdpm.pipelines.adapters import DiffusersNetwork, conditioning, network_of
 from adjointdpm.pipelines.autoencode import decode
+from adjointdpm.pipelines.budget import budget_of
 from adjointdpm.pipelines.components import autoencoder_of
 from adjointdpm.pipelines.encode import encode_prompt
 from adjointdpm.pipelines.inputs import Call
 from adjointdpm.pipelines.noise import draw_noise
 from adjointdpm.pipelines.outcome import Counts, Outcome
+from adjointdpm.pipelines.settings import Settings
 from adjointdpm.pipelines.tensors import network_dtype
 from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed, unasked
 from adjointdpm.replay import replay
@@ -55,25 +58,18 @@ class OdeRoad:
         InvalidInput: unknown solver or engine, a scheduler config that is no ODE, a denoiser of unknown signature.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        solver: Any,
-        spacing: str | None,
-        form: str | None,
-        gradient: Any,
-        guidance_interval: tuple[float, float] | None = None,
-    ):
+    def __init__(self, pipe: Any, settings: Settings):
         self.pipe = pipe
         self.network = network_of(pipe)
-        self.solver = make_solver(solver)
-        self.engine = make_engine(gradient)
-        self.guidance_interval = check_interval(guidance_interval)
-        self.options = {k: v for k, v in (("spacing", spacing), ("form", form)) if v is not None}
+        self.settings = settings
+        self.solver = make_solver(settings.solver)
+        self.engine = make_engine(settings.gradient)
+        check_interval(settings.guidance_interval)
+        self.options = {k: v for k in ("spacing", "form") if (v := getattr(settings, k)) is not None}
         self.schedule, self.prediction = from_scheduler_config(pipe.scheduler.config)
         if float(self.schedule.alpha(self.schedule.t_start)) == 0:  # flow or zero terminal SNR: ρ is infinite
             self.options = {"spacing": "uniform", "form": "angle", **self.options}
-        self.name = str(getattr(self.solver, "name", solver))
+        self.name = self.solver.name
 
     def run(self, call: Call, selection: Selection) -> Outcome:
         """Sample and decode on checked arguments."""
@@ -84,9 +80,11 @@ class OdeRoad:
             if latents is None:
                 size = call.arguments.get("height"), call.arguments.get("width")
                 latents = draw_noise(self.pipe, call.batch, call.arguments.get("generator"), *size)
-            sampled = self.solve(call, latents, left_out=left_out[self.network])
             replaying = vae is not None and self.engine.name != "full" and torch.is_grad_enabled()
-            with replay(vae, keep="last") if replaying else nullcontext() as recorder:
+            budget = budget_of(self.pipe, self.settings, latents.shape) if replaying else None
+            engine = self.engine if budget is None else Exact(memory=budget)
+            sampled = self.solve(call, latents, left_out=left_out[self.network], engine=engine)
+            with replay(vae, memory=budget) if replaying else nullcontext() as recorder:
                 decoded = decode(self.pipe, sampled.x0.to(network_dtype(self.pipe)))
         unclamped = decoded * 0.5 + 0.5
         counts = Counts(sampled.stats, *([] if recorder is None else [recorder.stats]))
@@ -98,6 +96,7 @@ class OdeRoad:
         x: torch.Tensor,
         direction: Callable[..., Sampled] = sample,
         left_out: Sequence[torch.nn.Parameter] = (),
+        engine: Engine | None = None,
     ) -> Sampled:
         """Solve the ODE of a checked call: `direction` is `sampler.sample` or `sampler.to_noise`."""
         denoiser, bound = self._problem(call, left_out)
@@ -107,7 +106,7 @@ class OdeRoad:
             **bound,
             steps=call.steps if call.steps is not None else call.parameters["num_inference_steps"].default,
             solver=self.solver,
-            gradient=self.engine,
+            gradient=engine or self.engine,
             callback=self._callback(call.arguments.get("callback_on_step_end")),
             **self.options,
         )
@@ -135,14 +134,15 @@ class OdeRoad:
         bound = {"cond": cond, "uncond": uncond, "guidance": guidance}
         if call.arguments.get("guidance_rescale"):
             bound["guidance_rescale"] = call.arguments["guidance_rescale"]
-        if self.guidance_interval is not None:
-            bound["guidance_interval"] = self.guidance_interval
+        if self.settings.guidance_interval is not None:
+            bound["guidance_interval"] = self.settings.guidance_interval
         return denoiser, bound
 
     def denoiser(self, cross_attention_kwargs: Any = None, left_out: Sequence[torch.nn.Parameter] = ()) -> Denoiser:
         """The pipeline's network as a denoiser of the ODE road."""
         constant = {} if cross_attention_kwargs is None else {"cross_attention_kwargs": cross_attention_kwargs}
-        return Denoiser(DiffusersNetwork(self.network, constant, left_out), self.schedule, self.prediction)  # type: ignore[arg-type]
+        network = DiffusersNetwork(self.network, constant, left_out)
+        return Denoiser(network, self.schedule, self.prediction, branches=self.settings.branches)  # type: ignore[arg-type]
 
     def _check_arguments(self, call: Call) -> None:
         unread = [name for name in call.arguments if name not in READ]

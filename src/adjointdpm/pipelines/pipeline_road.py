@@ -14,12 +14,15 @@ from typing import Any
 import torch
 
 from adjointdpm.errors import AdjointDPMError, InvalidInput, NotDifferentiable
+from adjointdpm.pipelines.budget import budget_of
 from adjointdpm.pipelines.components import denoisers_of, replayed_modules
-from adjointdpm.pipelines.inputs import Call
+from adjointdpm.pipelines.inputs import Call, latent_shape
 from adjointdpm.pipelines.outcome import Counts, Outcome, outcome_of
 from adjointdpm.pipelines.private import NumpyTap, Taps, private_copy, private_globals, schedulers_of
+from adjointdpm.pipelines.settings import Settings
 from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed, unasked
 from adjointdpm.replay import replay
+from adjointdpm.replay.keep import Keep, KeepLast
 from adjointdpm.replay.patch import Patches
 
 __all__ = ["run"]
@@ -27,14 +30,15 @@ __all__ = ["run"]
 TENSORS_OUT = {"output_type": "pt", "return_dict": False}
 
 
-def run(pipe: Any, call: Call, selection: Selection, gradient: str, device: torch.device) -> Outcome:
+def run(pipe: Any, call: Call, selection: Selection, settings: Settings, device: torch.device) -> Outcome:
     """Run the pipeline on checked arguments.
 
     Args:
         pipe: the user's pipeline; left as it is.
         call: arguments as `inputs.check_call` passed them.
         selection: weights that keep requiring grad.
-        gradient: "exact" (network calls replayed) or "full" (plain backpropagation, the reference).
+        settings: gradient "exact" (network calls replayed) or "full" (plain backpropagation, the reference), memory and
+            branches.
         device: where the pipeline runs.
 
     Raises:
@@ -52,9 +56,10 @@ def run(pipe: Any, call: Call, selection: Selection, gradient: str, device: torc
         with ExitStack() as stack:
             stack.enter_context(_undone_after_failure(pipe))
             stack.enter_context(_numpy_allowed(pipe, taps))
-            if gradient == "exact" and torch.is_grad_enabled():
+            if settings.gradient == "exact" and torch.is_grad_enabled():
                 stack.enter_context(frozen_when_replayed(replayed_modules(pipe).values(), left_out))
-                counts = [stack.enter_context(replay(*group, keep="last")).stats for group in _groups(pipe, device)]
+                for replayed in _replays(pipe, call, settings, device):
+                    counts.append(stack.enter_context(replayed).stats)
             stack.enter_context(frozen(left_out))
             stack.enter_context(counter)
             result = function(twin, **arguments)
@@ -66,17 +71,24 @@ def run(pipe: Any, call: Call, selection: Selection, gradient: str, device: torc
     return outcome_of(result, taps, counter.calls, Counts(*counts))
 
 
-def _groups(pipe: Any, device: torch.device) -> list[list[torch.nn.Module]]:
-    """Networks that share one kept graph, that of their last call.
+def _replays(pipe: Any, call: Call, settings: Settings, device: torch.device) -> list[replay]:
+    """One `replay` for the denoisers and one for the other networks; within a memory budget, if there is one.
 
-    Decoding comes last.  On a CPU the denoiser's last graph stays beside it, which saves one recomputation; on a device
-    that has less memory than time, where an autoencoder's graph is the largest of all, it does not.
+    Without a budget each keeps the graph of its last call, except on a device that has less memory than time: decoding
+    comes last, an autoencoder's graph is the largest of all, and the denoiser's would be alive beside it.
     """
     networks, denoisers = replayed_modules(pipe), denoisers_of(pipe)
-    if device.type != "cpu":
-        return [list(networks.values())]
-    groups = [list(denoisers.values()), [m for name, m in networks.items() if name not in denoisers]]
-    return [group for group in groups if group]
+    others = [module for name, module in networks.items() if name not in denoisers]
+    parts = 2 if settings.branches == "sequential" else 1
+    budget: Keep | None = budget_of(pipe, settings, _latent_shape(pipe, call))
+    if budget is None and device.type != "cpu":
+        budget = KeepLast(1, frozenset())  # one for both
+    groups = [(list(denoisers.values()), parts), (others, 1)]
+    return [replay(*modules, memory=budget, split=parts) for modules, parts in groups if modules]
+
+
+def _latent_shape(pipe: Any, call: Call) -> tuple[int, ...] | None:
+    return latent_shape(pipe, call.batch, call.arguments.get("height"), call.arguments.get("width"))
 
 
 class _Counter(Patches):

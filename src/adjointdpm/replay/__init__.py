@@ -10,5 +10,6 @@ from __future__ import annotations
 
 from adjointdpm.replay.budget import Budget
 from adjointdpm.replay.context import replay
+from adjointdpm.replay.norms import CallNorm, Norms
 
-__all__ = ["Budget", "replay"]
+__all__ = ["Budget", "CallNorm", "Norms", "replay"]

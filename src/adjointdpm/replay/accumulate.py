@@ -15,7 +15,7 @@ import torch
 
 from adjointdpm.replay.gate import Total
 
-__all__ = ["added_as_they_arise", "large"]
+__all__ = ["added_as_they_arise", "is_narrow", "large"]
 
 _LARGE = 1 << 14  # elements; the many small weights are not worth a Python call each
 
@@ -25,15 +25,24 @@ def large(weight: torch.Tensor) -> bool:
     return weight.numel() >= _LARGE and weight.is_leaf
 
 
+def is_narrow(tensor: torch.Tensor, wide: torch.dtype | None) -> bool:
+    """Whether sums for a tensor are to be made in `wide`, because its own dtype is less precise."""
+    return wide is not None and tensor.is_floating_point() and torch.finfo(tensor.dtype).eps > torch.finfo(wide).eps
+
+
 @contextmanager
-def added_as_they_arise(weights: Sequence[torch.Tensor], which: Sequence[int], total: Total) -> Iterator[None]:
-    """During the block, gradients of `weights[i]`, i in `which`, are added to those in `total`."""
+def added_as_they_arise(
+    weights: Sequence[torch.Tensor], which: Sequence[int], total: Total, wide: torch.dtype | None = None
+) -> Iterator[None]:
+    """During the block, gradients of `weights[i]`, i in `which`, are added to those in `total`, in `wide` if given."""
     sums, owned = total.gradients, total.owned
 
     def adder(i: int) -> Callable[[torch.Tensor], torch.Tensor]:
         def add(gradient: torch.Tensor) -> torch.Tensor:
             so_far = sums[i]
-            if so_far is None:
+            if is_narrow(gradient, wide):
+                sums[i] = gradient.to(wide) if so_far is None else so_far.add_(gradient)
+            elif so_far is None:
                 sums[i] = gradient  # may be shared with another weight: `a + b` has one gradient for both
             elif i in owned:
                 so_far.add_(gradient)

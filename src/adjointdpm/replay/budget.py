@@ -60,6 +60,9 @@ class Budget(Keep):
         memory: bytes ("2GB", 2e9), or "auto" for nine tenths of what is free on a CUDA device, half on a CPU.
         elsewhere: bytes on the device that no replayed module owns (other networks); counted on CUDA by itself.
 
+    Attributes:
+        profile: what the latest call costs, None while that is not known.
+
     Raises:
         InvalidInput: memory is no size; or, at a call, it cannot hold the call: names the smallest that can.
     """
@@ -72,40 +75,46 @@ class Budget(Keep):
         self._loop = 0
         self._seen: set[tuple[Any, ...]] = set()
         self._kind: tuple[Any, ...] = ()
-        self._profile: Profile | None = None
+        self._warned = False
+        self.profile: Profile | None = None
         self._unmeasured: tuple[torch.nn.Module, Call, Sequence[torch.Tensor]] | None = None
 
     def make_room(self, module: torch.nn.Module, call: Call, tensors: Sequence[torch.Tensor]) -> None:
         self._weights |= {id(t): t.nbytes for t in (*module.parameters(), *module.buffers())}
         self._loop = max(self._loop, *(_IN_THE_LOOP * t.nbytes for t in tensors), 0)
         self._kind = kind_of(module, call, tensors)
-        self._profile = known_profile(module, self._kind)
-        device = next((t.device for t in (*tensors, *call.weights)), torch.device("cpu"))
-        if self._profile is None:
+        self.profile = known_profile(module, self._kind)
+        if self.profile is None:
             self._drop(lambda kept: True)  # what it needs is not known yet
             return
-        room = self._room(device)
-        self._drop(lambda kept: kept + self._profile.peak_bytes > room)  # type: ignore[union-attr]
-        self._refuse_if_too_small(room, call.name)
+        device = _device(call, tensors)
+        free = self._bytes(device) - self._rest(device) - self.profile.peak_bytes
+        self._drop(lambda kept: kept > free)
+        if self._kind in self._seen:
+            self._warn_if_exceeded(device)
+        else:
+            self._seen.add(self._kind)
+            if free < 0:
+                self.require(self.profile.peak_bytes, device, call.name)
 
     def note(self, module: torch.nn.Module, call: Call, graph: Graph, copies: Sequence[torch.Tensor]) -> None:
         for copy in copies:
             if id(copy) not in self._weights and id(copy) not in self._states:
                 self._states[id(copy)] = weakref.ref(copy), copy.nbytes
-        if self._profile is None:
+        if self.profile is None:
             self._unmeasured = module, call, copies
-        elif self._profile.keeping_pays:
+        elif self.profile.keeping_pays:
             call.graph = graph
-            self._kept.append((weakref.ref(call), self._profile.graph_bytes))
+            self._kept.append((weakref.ref(call), self.profile.graph_bytes))
 
     def finish(self) -> None:
         if self._unmeasured is None:
             return
         (module, call, copies), self._unmeasured = self._unmeasured, None
-        device = next((t.device for t in (*copies, *call.weights)), torch.device("cpu"))
-        room = self._room(device)
-        self._profile = measure(module, self._kind, call, copies, room)
-        self._refuse_if_too_small(room, call.name)
+        device = _device(call, copies)
+        self.profile = measure(module, self._kind, call, copies, self._bytes(device) - self._rest(device))
+        self._seen.add(self._kind)
+        self.require(self.profile.peak_bytes, device, call.name)
 
     def _drop(self, too_much: Any) -> None:
         """Let the oldest graphs go while `too_much` of the bytes that are kept."""
@@ -117,39 +126,49 @@ class Budget(Keep):
             if (oldest := ref()) is not None:
                 oldest.graph = None
 
-    def _room(self, device: torch.device) -> float:
-        """Bytes for graphs, kept ones included, beside everything else on the device."""
-        kept = sum(size for ref, size in self._kept if (c := ref()) is not None and c.graph is not None)
-        if device.type == "cuda":
-            rest = torch.cuda.memory_allocated(device) - kept
-        else:
-            self._states = {key: (ref, size) for key, (ref, size) in self._states.items() if ref() is not None}
-            states = sum(size for _, size in self._states.values()) + self._loop
-            rest = sum(self._weights.values()) + states + self._elsewhere
+    def _bytes(self, device: torch.device) -> int:
+        """The budget; "auto" is decided at the first call."""
         if self._limit is None:
             share = 0.9 if device.type == "cuda" else 0.5
-            self._limit = int(rest + kept + share * free_bytes(device))
-        return self._limit - rest
+            self._limit = int(self._rest(device) + self._held() + share * free_bytes(device))
+        return self._limit
 
-    def _refuse_if_too_small(self, room: float, name: str) -> None:
-        assert self._profile is not None
-        assert self._limit is not None
-        first, warned = self._kind not in self._seen, () in self._seen
-        self._seen.add(self._kind)
-        if self._profile.peak_bytes > room:
-            rest = self._limit - room
-            if not first:  # the states of many calls: too late to refuse, what was computed would be lost
-                if not warned:
-                    self._seen.add(())
-                    warnings.warn(
-                        f"memory={self._memory!r} is exceeded: the states of the calls so far take "
-                        f"{readable(rest)} with the weights, and one graph {readable(self._profile.peak_bytes)}",
-                        PerformanceWarning,
-                        stacklevel=2,
-                    )
-                return
+    def _held(self) -> int:
+        """Bytes of the graphs that are kept."""
+        return sum(size for ref, size in self._kept if (c := ref()) is not None and c.graph is not None)
+
+    def _rest(self, device: torch.device) -> int:
+        """Bytes of everything else on the device."""
+        if device.type == "cuda":
+            return torch.cuda.memory_allocated(device) - self._held()
+        self._states = {key: (ref, size) for key, (ref, size) in self._states.items() if ref() is not None}
+        states = sum(size for _, size in self._states.values()) + self._loop
+        return sum(self._weights.values()) + states + self._elsewhere
+
+    def require(self, peak_bytes: int, device: torch.device, name: str) -> None:
+        """Raise InvalidInput unless a call with this peak fits while no graph is kept."""
+        self._drop(lambda kept: True)
+        rest = self._rest(device)
+        if rest + peak_bytes > self._bytes(device):
             raise InvalidInput(
                 f"memory={self._memory!r} is too small: with one graph alive {name} needs "
-                f"{readable(self._profile.peak_bytes)} beside {readable(rest)} of weights and states; the smallest "
-                f'that works here is "{readable(1.02 * (rest + self._profile.peak_bytes))}"'
+                f"{readable(peak_bytes)} beside {readable(rest)} of weights and states; the smallest "
+                f'that works here is "{readable(1.02 * (rest + peak_bytes))}"'
             )
+
+    def _warn_if_exceeded(self, device: torch.device) -> None:
+        """The states of many calls have used up what there was: too late to refuse, for what was computed."""
+        assert self.profile is not None
+        rest = self._rest(device)
+        if rest + self.profile.peak_bytes > self._bytes(device) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"memory={self._memory!r} is exceeded: the states of the calls so far take {readable(rest)} with the "
+                f"weights, and one graph {readable(self.profile.peak_bytes)}",
+                PerformanceWarning,
+                stacklevel=2,
+            )
+
+
+def _device(call: Call, tensors: Sequence[torch.Tensor]) -> torch.device:
+    return next((t.device for t in (*tensors, *call.weights)), torch.device("cpu"))

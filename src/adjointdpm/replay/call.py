@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from adjointdpm.errors import AdjointDPMError, InvalidInput
-from adjointdpm.replay.accumulate import added_as_they_arise
+from adjointdpm.replay.accumulate import added_as_they_arise, is_narrow
 from adjointdpm.replay.ambient import Ambient
 from adjointdpm.replay.gate import Gate, Total, graph_task
+from adjointdpm.replay.norms import Norms
 from adjointdpm.replay.state import Snapshot
 from adjointdpm.replay.structure import Slot, swapped, tensors_in
 from adjointdpm.replay.trim import Trimmer
@@ -73,6 +74,8 @@ class Call:
     ambient: Ambient
     trimmer: Trimmer
     on_cpu: bool
+    norms: Norms | None = None
+    wide: torch.dtype | None = None  # of the sums of gradients over the calls, for tensors of lower precision
     gates: list[Gate] = field(default_factory=list)  # one per differentiated slot, then one for the weights if any
     added_directly: list[int] = field(default_factory=list)  # positions in `weights`, see accumulate.py
     edited: set[int] = field(default_factory=set)  # slots of tensors that the call itself edits in place
@@ -157,6 +160,8 @@ class Call:
                 f"{self.name} returned {len(cotangents)} tensors with a graph, and {len(outputs)} when replayed: it "
                 "depends on something that `replay` does not know of (a global, a counter, Python's random)"
             )
+        if self.norms is not None:
+            cotangents, entered = self.norms.enter(self.name, cotangents)
         behind: list[list[torch.Tensor]] = [[leaf] for leaf in leaves]
         if self.weights:
             behind.append(self.weights)
@@ -167,7 +172,7 @@ class Call:
         for (_, ts), total in zip(pairs, totals, strict=True):  # the sum so far is the first summand, see gate.py
             skipped = set(direct) if ts is self.weights else ()
             for i, (tensor, so_far) in enumerate(zip(ts, total.gradients, strict=True)):
-                if so_far is not None and i not in skipped:
+                if so_far is not None and i not in skipped and not is_narrow(tensor, self.wide):
                     roots.append(tensor)
                     seeds.append(so_far)
         for output, cotangent in zip(outputs, cotangents, strict=True):
@@ -177,22 +182,29 @@ class Call:
         self.stats.vjps += 1
         self.backward_runs["now"] = True
         try:
-            with _without_hooks(self.weights), added_as_they_arise(self.weights, direct, totals[-1]):
-                gradients = iter(
-                    torch.autograd.grad(roots, [t for _, ts in pairs for t in ts], seeds, allow_unused=True)
-                )
+            with _without_hooks(self.weights), added_as_they_arise(self.weights, direct, totals[-1], self.wide):
+                found = torch.autograd.grad(roots, [t for _, ts in pairs for t in ts], seeds, allow_unused=True)
         finally:
             self.backward_runs["now"] = False
+        if self.norms is not None:
+            self.norms.leave(self.name, entered, found[: sum(len(ts) for _, ts in pairs if ts is not self.weights)])
+        gradients = iter(found)
         for (gate, ts), total in zip(pairs, totals, strict=True):
             skipped = set(direct) if ts is self.weights else ()
             total.gradients = [
-                so_far if i in skipped else new
+                so_far if i in skipped else self._sum(so_far, new)
                 for i, (so_far, new) in enumerate(
                     zip(total.gradients, itertools.islice(gradients, len(ts)), strict=True)
                 )
             ]
             total.owned &= set(skipped)
             gate.totals[task] = total
+
+    def _sum(self, so_far: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
+        """The sum over the calls: the backward pass has made it, unless it is made here in a wider dtype."""
+        if new is None or not is_narrow(new, self.wide):
+            return so_far if new is None else new
+        return new.to(self.wide) if so_far is None else so_far + new
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from adjointdpm.replay.call import Call, Replayed, Stats, is_inside
 from adjointdpm.replay.gate import Gates
 from adjointdpm.replay.keep import Keep, make_keep
 from adjointdpm.replay.keepsake import Keepsakes
+from adjointdpm.replay.norms import Norms
 from adjointdpm.replay.patch import Patches
+from adjointdpm.replay.split import in_parts
 from adjointdpm.replay.state import Snapshot
 from adjointdpm.replay.structure import Slot, swapped
 from adjointdpm.replay.trim import Trimmer
@@ -55,6 +57,11 @@ class replay:
         (an int), "none" (or 0), or a module or several: all calls of these and of no others.
     memory: in place of `keep`, bytes for everything on the device ("6GB", 2e9, or "auto" for what is free): as many of
         the last graphs are kept as fit.  The first call of a kind is run a few times more, to measure it.
+    split: run each batch in this many parts (2: the two branches of guidance, at half the peak; equal to rounding).
+    norms: a `Norms()` to be filled with the gradient's norm at each call in backward; `Norms(clip=1.0)` also clips
+        there, and a NaN is reported with the call where it arose.
+    accumulate: dtype in which gradients of bfloat16 and float16 tensors are summed over the calls (torch.float32);
+        None sums in their own, as plain backprop does.
 
     Attributes
     ----------
@@ -73,7 +80,10 @@ class replay:
         self,
         *modules: torch.nn.Module,
         keep: int | str | torch.nn.Module | Iterable[torch.nn.Module] = "last",
-        memory: int | float | str | Budget | None = None,
+        memory: int | float | str | Keep | None = None,
+        split: int = 1,
+        norms: Norms | None = None,
+        accumulate: torch.dtype | None = None,
     ) -> None:
         if memory is not None and keep != "last":
             raise InvalidInput("memory= decides itself which graphs to keep: leave keep= out")
@@ -84,6 +94,11 @@ class replay:
                 raise InvalidInput(f"replay() takes torch.nn.Modules, got {type(module).__name__}")
             if isinstance(module, torch.jit.ScriptModule):
                 raise InvalidInput("replay() cannot patch a TorchScript module; pass the nn.Module it was made from")
+        if isinstance(split, bool) or not isinstance(split, int) or split < 1:
+            raise InvalidInput(f"split={split!r}: expected the number of parts of each batch, at least 1")
+        if accumulate is not None and not (isinstance(accumulate, torch.dtype) and accumulate.is_floating_point):
+            raise InvalidInput(f"accumulate={accumulate!r}: expected a floating dtype such as torch.float32, or None")
+        self._split, self._norms, self._accumulate = split, norms, accumulate
         self.modules = tuple(dict.fromkeys(modules))
         self.stats = Stats()
         self._keep = make_keep(keep) if memory is None else memory if isinstance(memory, Keep) else Budget(memory)
@@ -124,9 +139,13 @@ class replay:
     ) -> Any:
         if is_inside():  # part of a call that is being replayed
             return original(*args, **kwargs)
-        result = self._replayable(module, method, original, args, kwargs)
-        self._keep.finish()
-        return result
+
+        def run(args: Any, kwargs: dict[str, Any]) -> Any:
+            result = self._replayable(module, method, original, args, kwargs)
+            self._keep.finish()
+            return result
+
+        return in_parts(run, self._split, args, kwargs) if self._split > 1 else run(args, kwargs)
 
     def _replayable(
         self, module: torch.nn.Module, method: str, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]
@@ -175,6 +194,8 @@ class replay:
             ambient=Ambient(devices, generators),
             trimmer=self._trimmer,
             on_cpu={d.type for d in devices} == {"cpu"},
+            norms=self._norms,
+            wide=self._accumulate,
         )
         self._latest[module] = weakref.ref(call)
         self._keep.make_room(module, call, tensors)
