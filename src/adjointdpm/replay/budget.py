@@ -58,7 +58,6 @@ class Budget(Keep):
 
     Args:
         memory: bytes ("2GB", 2e9), or "auto" for nine tenths of what is free on a CUDA device, half on a CPU.
-        elsewhere: bytes on the device that no replayed module owns (other networks); counted on CUDA by itself.
 
     Attributes:
         profile: what the latest call costs, None while that is not known.
@@ -67,8 +66,8 @@ class Budget(Keep):
         InvalidInput: memory is no size; or, at a call, it cannot hold the call: names the smallest that can.
     """
 
-    def __init__(self, memory: Any = "auto", elsewhere: int = 0) -> None:
-        self._memory, self._limit, self._elsewhere = memory, parse_memory(memory), elsewhere
+    def __init__(self, memory: Any = "auto") -> None:
+        self._memory, self._limit = memory, parse_memory(memory)
         self._kept: deque[tuple[weakref.ref[Call], int]] = deque()
         self._weights: dict[int, int] = {}
         self._states: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
@@ -76,11 +75,17 @@ class Budget(Keep):
         self._seen: set[tuple[Any, ...]] = set()
         self._kind: tuple[Any, ...] = ()
         self._warned = False
+        self._expected = 0, ""
         self.profile: Profile | None = None
         self._unmeasured: tuple[torch.nn.Module, Call, Sequence[torch.Tensor]] | None = None
 
+    def count(self, *modules: torch.nn.Module) -> None:
+        """Modules whose weights are on the device; those that are called are counted by themselves."""
+        for module in modules:
+            self._weights |= {id(t): t.nbytes for t in (*module.parameters(), *module.buffers())}
+
     def make_room(self, module: torch.nn.Module, call: Call, tensors: Sequence[torch.Tensor]) -> None:
-        self._weights |= {id(t): t.nbytes for t in (*module.parameters(), *module.buffers())}
+        self.count(module)
         self._loop = max(self._loop, *(_IN_THE_LOOP * t.nbytes for t in tensors), 0)
         self._kind = kind_of(module, call, tensors)
         self.profile = known_profile(module, self._kind)
@@ -94,8 +99,8 @@ class Budget(Keep):
             self._warn_if_exceeded(device)
         else:
             self._seen.add(self._kind)
-            if free < 0:
-                self.require(self.profile.peak_bytes, device, call.name)
+            if free < 0 or self._expected[0] > self.profile.peak_bytes:
+                self._require(self.profile.peak_bytes, device, call.name)
 
     def note(self, module: torch.nn.Module, call: Call, graph: Graph, copies: Sequence[torch.Tensor]) -> None:
         for copy in copies:
@@ -114,7 +119,7 @@ class Budget(Keep):
         device = _device(call, copies)
         self.profile = measure(module, self._kind, call, copies, self._bytes(device) - self._rest(device))
         self._seen.add(self._kind)
-        self.require(self.profile.peak_bytes, device, call.name)
+        self._require(self.profile.peak_bytes, device, call.name)
 
     def _drop(self, too_much: Any) -> None:
         """Let the oldest graphs go while `too_much` of the bytes that are kept."""
@@ -143,11 +148,15 @@ class Budget(Keep):
             return torch.cuda.memory_allocated(device) - self._held()
         self._states = {key: (ref, size) for key, (ref, size) in self._states.items() if ref() is not None}
         states = sum(size for _, size in self._states.values()) + self._loop
-        return sum(self._weights.values()) + states + self._elsewhere
+        return sum(self._weights.values()) + states
 
-    def require(self, peak_bytes: int, device: torch.device, name: str) -> None:
+    def expect(self, peak_bytes: int, name: str) -> None:
+        """A call with this peak will come: the first call of each kind refuses for it too."""
+        self._expected = max(self._expected, (peak_bytes, name))
+
+    def _require(self, peak_bytes: int, device: torch.device, name: str) -> None:
         """Raise InvalidInput unless a call with this peak fits while no graph is kept."""
-        self._drop(lambda kept: True)
+        peak_bytes, name = max(self._expected, (peak_bytes, name))
         rest = self._rest(device)
         if rest + peak_bytes > self._bytes(device):
             raise InvalidInput(

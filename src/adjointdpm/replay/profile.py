@@ -1,7 +1,7 @@
 """What one call costs: bytes of its graph, peak of its forward and VJP, seconds; measured once and remembered.
 
 The first call of a kind (module, method, shapes, what requires grad) is run again a few times right after it: once
-under a memory meter, and where there is room for two graphs four times more for its times.  Later calls of that kind,
+under a memory meter, and where there is room for two graphs a few times more for its times.  Later calls of that kind,
 also in other `replay` blocks, cost nothing extra.
 """
 
@@ -21,7 +21,7 @@ from adjointdpm.replay.call import Call
 __all__ = ["Profile", "kind_of", "known_profile", "measure"]
 
 _known: Any = WeakIdKeyDictionary()
-_ROUNDS = 2  # of timing, of which the faster counts
+_ENOUGH = 0.1  # seconds of timing; the fastest of two to five rounds counts
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def _timed(call: Call, copies: Sequence[torch.Tensor], device: torch.device, pro
         _wait(device)
         return time.perf_counter() - started, result
 
-    times = []
-    for _ in range(_ROUNDS):
+    times: list[tuple[float, ...]] = []
+    while len(times) < 2 or (len(times) < 5 and sum(map(sum, times)) < _ENOUGH):
         reused, first = seconds(lambda: call.run_again(copies))  # into the memory that the run before it left
         fresh, second = seconds(lambda: call.run_again(copies))  # beside a graph that is kept
         vjp, _ = seconds(lambda graph=second: call.plain_vjp(*graph))
