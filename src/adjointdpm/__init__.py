@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adjointdpm import formats, losses, tasks, zoo
     from adjointdpm.gradients.check import check_gradients
+    from adjointdpm.gradients.jvp import jvp
+    from adjointdpm.gradients.planner import plan
     from adjointdpm.models import Denoiser
     from adjointdpm.pipelines import differentiable, invert_image
     from adjointdpm.replay import replay
@@ -24,7 +26,9 @@ __all__ = [
     "differentiable",
     "formats",
     "invert_image",
+    "jvp",
     "losses",
+    "plan",
     "replay",
     "sample",
     "tasks",
@@ -35,6 +39,8 @@ _HOME = {
     "Denoiser": "adjointdpm.models",
     "check_gradients": "adjointdpm.gradients.check",
     "differentiable": "adjointdpm.pipelines",
+    "jvp": "adjointdpm.gradients.jvp",
+    "plan": "adjointdpm.gradients.planner",
     "replay": "adjointdpm.replay",
     "invert_image": "adjointdpm.pipelines",
     "sample": "adjointdpm.sampler",

@@ -28,7 +28,7 @@ def budget_of(pipe: Any, settings: Settings, latent_shape: tuple[int, ...] | Non
     """
     if settings.memory is None:
         return None
-    budget = Budget(settings.memory)
+    budget = settings.memory if isinstance(settings.memory, Budget) else Budget(settings.memory)
     budget.count(*(module for _, module in modules_of(pipe)))
     vae = autoencoder_of(pipe)
     if vae is not None and latent_shape is not None and len(latent_shape) == 4:

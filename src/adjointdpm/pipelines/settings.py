@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adjointdpm.errors import InvalidInput
-from adjointdpm.replay.budget import parse_memory
+from adjointdpm.replay.budget import Budget, parse_memory
 
 __all__ = ["Settings"]
 
@@ -24,7 +24,7 @@ class Settings:
     spacing: str | None = None
     form: str | None = None
     gradient: Any = "exact"
-    memory: int | float | str | None = None
+    memory: int | float | str | Budget | None = None
     branches: str = "batched"
     guidance_interval: tuple[float, float] | None = None
 
@@ -32,7 +32,10 @@ class Settings:
         if self.branches not in ("batched", "sequential"):
             raise InvalidInput(f'branches={self.branches!r}: expected "batched" or "sequential"')
         if self.memory is not None:
-            parse_memory(self.memory)
+            if not isinstance(
+                self.memory, Budget
+            ):  # a budget of its own serves one call: `ad.plan` reads it afterwards
+                parse_memory(self.memory)
             if self.gradient != "exact":
                 raise InvalidInput(
                     f'memory={self.memory!r} decides how gradient="exact" is computed, not {self.gradient!r}; leave '

@@ -61,6 +61,8 @@ class Budget(Keep):
 
     Attributes:
         profile: what the latest call costs, None while that is not known.
+        calls: what each call so far costs, in order, with the module that was called.
+        rest_bytes: the most that weights and states took beside the graphs (CUDA: everything else on the device).
 
     Raises:
         InvalidInput: memory is no size; or, at a call, it cannot hold the call: names the smallest that can.
@@ -77,6 +79,8 @@ class Budget(Keep):
         self._warned = False
         self._expected = 0, ""
         self.profile: Profile | None = None
+        self.calls: list[tuple[torch.nn.Module, Profile]] = []
+        self.rest_bytes = 0
         self._unmeasured: tuple[torch.nn.Module, Call, Sequence[torch.Tensor]] | None = None
 
     def count(self, *modules: torch.nn.Module) -> None:
@@ -93,7 +97,7 @@ class Budget(Keep):
             self._drop(lambda kept: True)  # what it needs is not known yet
             return
         device = _device(call, tensors)
-        free = self._bytes(device) - self._rest(device) - self.profile.peak_bytes
+        free = self.limit(device) - self._rest(device) - self.profile.peak_bytes
         self._drop(lambda kept: kept > free)
         if self._kind in self._seen:
             self._warn_if_exceeded(device)
@@ -106,9 +110,12 @@ class Budget(Keep):
         for copy in copies:
             if id(copy) not in self._weights and id(copy) not in self._states:
                 self._states[id(copy)] = weakref.ref(copy), copy.nbytes
+        self.rest_bytes = max(self.rest_bytes, self._rest(_device(call, copies)))
         if self.profile is None:
             self._unmeasured = module, call, copies
-        elif self.profile.keeping_pays:
+            return
+        self.calls.append((module, self.profile))
+        if self.profile.keeping_pays:
             call.graph = graph
             self._kept.append((weakref.ref(call), self.profile.graph_bytes))
 
@@ -117,7 +124,8 @@ class Budget(Keep):
             return
         (module, call, copies), self._unmeasured = self._unmeasured, None
         device = _device(call, copies)
-        self.profile = measure(module, self._kind, call, copies, self._bytes(device) - self._rest(device))
+        self.profile = measure(module, self._kind, call, copies, self.limit(device) - self._rest(device))
+        self.calls.append((module, self.profile))
         self._seen.add(self._kind)
         self._require(self.profile.peak_bytes, device, call.name)
 
@@ -131,7 +139,7 @@ class Budget(Keep):
             if (oldest := ref()) is not None:
                 oldest.graph = None
 
-    def _bytes(self, device: torch.device) -> int:
+    def limit(self, device: torch.device) -> int:
         """The budget; "auto" is decided at the first call."""
         if self._limit is None:
             share = 0.9 if device.type == "cuda" else 0.5
@@ -158,7 +166,7 @@ class Budget(Keep):
         """Raise InvalidInput unless a call with this peak fits while no graph is kept."""
         peak_bytes, name = max(self._expected, (peak_bytes, name))
         rest = self._rest(device)
-        if rest + peak_bytes > self._bytes(device):
+        if rest + peak_bytes > self.limit(device):
             raise InvalidInput(
                 f"memory={self._memory!r} is too small: with one graph alive {name} needs "
                 f"{readable(peak_bytes)} beside {readable(rest)} of weights and states; the smallest "
@@ -169,7 +177,7 @@ class Budget(Keep):
         """The states of many calls have used up what there was: too late to refuse, for what was computed."""
         assert self.profile is not None
         rest = self._rest(device)
-        if rest + self.profile.peak_bytes > self._bytes(device) and not self._warned:
+        if rest + self.profile.peak_bytes > self.limit(device) and not self._warned:
             self._warned = True
             warnings.warn(
                 f"memory={self._memory!r} is exceeded: the states of the calls so far take {readable(rest)} with the "
