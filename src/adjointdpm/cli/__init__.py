@@ -1,4 +1,4 @@
-"""The shell: `adjointdpm generate | invert | invert-image | check | doctor`.
+"""The shell: `adjointdpm generate | invert | invert-image | check | table1 | doctor`.
 
 Importing this package loads neither torch nor diffusers, so `adjointdpm --help` answers at once; every command
 imports what it needs when it runs.  `docs/cli.md` describes commands, exit codes and the JSON documents.

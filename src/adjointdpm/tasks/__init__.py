@@ -2,5 +2,7 @@
 
 from adjointdpm.tasks.inversion.config import InvertConfig
 from adjointdpm.tasks.inversion.run import InvertResult, invert
+from adjointdpm.tasks.table1.config import Table1Config
+from adjointdpm.tasks.table1.run import Table1Result, reproduce_table1
 
-__all__ = ["InvertConfig", "InvertResult", "invert"]
+__all__ = ["InvertConfig", "InvertResult", "Table1Config", "Table1Result", "invert", "reproduce_table1"]
