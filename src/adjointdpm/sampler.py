@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInput, NonFinite, UnreachedGradient
-from adjointdpm.gradients import Engine, SolveSpec, SolveStats, make_engine
+from adjointdpm.gradients import AdjointCallback, Engine, SolveSpec, SolveStats, make_engine
 from adjointdpm.models import Denoiser, GuidedDenoiser, refuse_noisy_modules
 from adjointdpm.models.convert import coefficients
 from adjointdpm.models.tree import tensors
@@ -62,6 +62,7 @@ def sample(
     grid: Grid | None = None,
     state_dtype: torch.dtype | None = None,
     callback: Callback | None = None,
+    on_adjoint: AdjointCallback | None = None,
 ) -> Sampled:
     """Solve the probability-flow ODE (paper eq. 6, 11) from noise to data.
 
@@ -85,6 +86,8 @@ def sample(
         state_dtype: dtype of the state; x_T's by default, float32 if that is a half precision, float64 for
             "reversible".
         callback: called as callback(node, t, x) after each step with x detached.
+        on_adjoint: called in backward as on_adjoint(node, a), a = dL/dy (B, ...) at the nodes that are still
+            differentiated, last first: how the gradient travels, and where two engines part.
 
     Returns:
         `Sampled`; its `.x0` has the state's dtype.
@@ -98,7 +101,9 @@ def sample(
     if grid is None:
         grid = make_grid(denoiser.schedule, steps, spacing, t_start, t_end, to_zero)
     guide = guidance, guidance_interval, guidance_rescale
-    return _solve(denoiser, x_T, "x_T", grid, cond, uncond, guide, solver, form, gradient, state_dtype, callback)
+    return _solve(
+        denoiser, x_T, "x_T", grid, cond, uncond, guide, solver, form, gradient, state_dtype, callback, on_adjoint
+    )
 
 
 def to_noise(
@@ -120,6 +125,7 @@ def to_noise(
     grid: Grid | None = None,
     state_dtype: torch.dtype | None = None,
     callback: Callback | None = None,
+    on_adjoint: AdjointCallback | None = None,
 ) -> Sampled:
     """The same ODE from data to noise: `x_0` (B, ...) is the sample at t_end > 0, the result that at t_start.
 
@@ -132,7 +138,9 @@ def to_noise(
     if grid is None:
         grid = make_grid(denoiser.schedule, steps, spacing, t_start, t_end, to_zero=False).reversed()
     guide = guidance, guidance_interval, guidance_rescale
-    return _solve(denoiser, x_0, "x_0", grid, cond, uncond, guide, solver, form, gradient, state_dtype, callback)
+    return _solve(
+        denoiser, x_0, "x_0", grid, cond, uncond, guide, solver, form, gradient, state_dtype, callback, on_adjoint
+    )
 
 
 def _solve(
@@ -148,6 +156,7 @@ def _solve(
     gradient: str | Engine,
     state_dtype: torch.dtype | None,
     callback: Callback | None,
+    on_adjoint: AdjointCallback | None,
 ) -> Sampled:
     engine = make_engine(gradient)
     x = _check_sample(x, name, state_dtype or engine.state_dtype)
@@ -159,10 +168,12 @@ def _solve(
 
     def on_step(n: int, t: Tensor, state: SolverState) -> None:
         finite.append(torch.isfinite(state.y.detach()).all())
+        if on_adjoint is not None and state.y.requires_grad:
+            state.y.register_hook(lambda a: on_adjoint(n, a))  # type: ignore[no-untyped-call]
         if callback is not None:
             callback(n, t.item(), ode.from_state(state.y, t).detach())
 
-    spec = SolveSpec(model, ode, make_solver(solver), grid, x, on_step)
+    spec = SolveSpec(model, ode, make_solver(solver), grid, x, on_step, on_adjoint)
     engine.check(spec)
     _check_guided(model, grid)
     if denoiser.prediction == "eps":

@@ -11,6 +11,7 @@ import pytest
 from adjointdpm.cli.check_table import tables
 from adjointdpm.cli.finding import Finding
 from adjointdpm.gradients.check import Row
+from adjointdpm.gradients.check_generator import ENGINES
 
 KEYS = {"engine", "wrt", "rel_error", "cosine", "seconds", "peak_mb"}
 
@@ -30,12 +31,17 @@ def test_both_roads_and_all_engines(check: Callable[..., Any]) -> None:
     assert {(row["engine"], row["road"]) for row in rows} == {
         ("full", "pipeline"),
         ("exact", "pipeline"),
-        *((engine, "ode") for engine in ("full", "exact", "adjoint", "adjoint:paper")),
+        *((engine, "ode") for engine in ENGINES),
     }
     assert {row["wrt"] for row in rows} == {"x_T", "cond", "guidance", "weights"}
     exact = [row["rel_error"] for row in rows if row["engine"] == "exact"]
     assert max(exact) <= 1e-5
     assert min(row["rel_error"] for row in rows if row["engine"] == "adjoint:paper") > 1e-5
+    assert max(row["rel_error"] for row in rows if row["engine"] == "reversible") <= 1e-5
+    assert {row["wrt"] for row in rows if row["engine"] == "truncated"} == {"cond", "guidance", "weights"}
+    assert found["profiles"].keys() == set(ENGINES) - {"truncated", "one_step"}  # which pass no node
+    assert list(found["profiles"]["adjoint"]) == ["2", "1"]  # the nodes above sigma = 0, from the image back
+    assert found["round_trip"] >= 0
     assert found["ok"]
     assert found["steps"] == 3
     assert 0 <= found["saturated_share"] <= 1

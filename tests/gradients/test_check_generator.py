@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adjointdpm.errors import InvalidInput, NotDifferentiable
+from adjointdpm.errors import InvalidInput, NotDifferentiable, UnreachedGradient
 from adjointdpm.gradients.check import check_gradients
 from adjointdpm.gradients.check_generator import check_generator, is_generator
 
@@ -62,7 +62,7 @@ class StandIn:
         guidance_scale: Tensor | float, negative_prompt_embeds: Tensor | None = None, **other: Any,
     ) -> SimpleNamespace:  # fmt: skip
         gradient = self.settings["gradient"]
-        name = gradient if isinstance(gradient, str) else "adjoint:paper"
+        name = gradient if isinstance(gradient, str) else gradient.name.replace("adjoint", "adjoint:paper")
         self.log.append(
             {"road": self.road, "gradient": name, "steps": num_inference_steps, "wrt": self.settings.get("wrt")}
         )
@@ -75,7 +75,11 @@ class StandIn:
                 empty = net(x, negative_prompt_embeds)
                 eps = empty + guidance_scale * (eps - empty)
             x = x - eps / num_inference_steps
-        factor = {"full": 1.0, "exact": self.settings.get("exact_factor", 1.0)}.get(name, 1.1)
+        factor = {"full": 1.0, "reversible": 1.0, "exact": self.settings.get("exact_factor", 1.0)}.get(name, 1.1)
+        if name in ("truncated", "random_truncation") and latents.requires_grad:
+            raise UnreachedGradient("x_T would get zero")
+        if self.settings.get("on_adjoint"):
+            x.register_hook(lambda a: self.settings["on_adjoint"](num_inference_steps, a))
         image = Biased.apply(x, factor)
         return SimpleNamespace(image_unclamped=image, image=image.clamp(0, 1))
 
@@ -93,13 +97,22 @@ def test_each_engine_meets_plain_backprop_of_its_road() -> None:
         assert rows["adjoint:paper", wrt].against == "plain backprop (ode road)"
         assert rows["gradient", wrt].rel_error < 1e-6
         assert rows["gradient", wrt].against == "finite difference"
+    biased = ("truncated", "random_truncation", "one_step")
     assert {(entry["road"], entry["gradient"]) for entry in log} == {
-        ("pipeline", "full"), ("pipeline", "exact"), ("ode", "full"), ("ode", "adjoint"), ("ode", "adjoint:paper")
+        ("pipeline", "full"), ("pipeline", "exact"), ("ode", "full"), ("ode", "reversible"), ("ode", "adjoint"),
+        ("ode", "adjoint:paper"), *(("ode", name) for name in biased),
     }  # fmt: skip
+    assert rows["reversible", "x_T"].against == "plain backprop (ode, belm road)"
+    assert ("truncated", "x_T") not in rows
+    assert ("one_step", "x_T") in rows
+    assert report.profiles["adjoint"] == {4: pytest.approx(0.1)}
+    assert "exact" not in report.profiles  # the pipeline road has no nodes
+    assert "adjoint, error per step from the image back: 1e-01" in report.table()
     assert all(entry["wrt"] == ("x_T", "cond", "guidance", "weights") for entry in log)
     assert 0 < report.facts["saturated_share"] < 1
     assert report.facts["steps"] == 4
-    assert "adjoint is an approximation: 1.0e-01" in report.verdict
+    assert "adjoint is an approximation: 1.0e-01 off for" in report.verdict
+    assert "the right direction, the wrong length" in report.verdict
     assert set(json.loads(json.dumps(report.as_dict(), allow_nan=False))["results"][0]) >= {
         "engine", "wrt", "rel_error", "cosine", "seconds", "peak_mb"
     }  # fmt: skip

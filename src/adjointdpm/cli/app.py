@@ -268,8 +268,13 @@ def check(
     guidance: opt.Guidance = 4.0,
     seed: opt.Seed = 0,
     engines: Annotated[
-        str, typer.Option("--engines", help="Some of full, exact, adjoint, adjoint:paper, with commas between.")
-    ] = "full,exact,adjoint,adjoint:paper",
+        str,
+        typer.Option(
+            "--engines",
+            help="Some of full, exact, reversible, adjoint, adjoint:paper, truncated, random_truncation, one_step, "
+            "with commas between.",
+        ),
+    ] = "full,exact,reversible,adjoint,adjoint:paper,truncated,random_truncation,one_step",
     wrt: Annotated[
         str, typer.Option("--wrt", help="Some of x_T, cond, guidance, weights, with commas between.")
     ] = "x_T,cond,guidance,weights",

@@ -49,6 +49,8 @@ def check(shell: Shell, request: CheckRequest, choice: ModelChoice) -> int:
     findings, report = measure(shell, request, choice)
     shell.emit(document(findings, report, request, choice))
     shell.say(*tables(findings))
+    for line in report.profile_lines():
+        shell.say(line)
     for name, value in report.facts.items():
         shell.say(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}")
     shell.say(report.verdict)
@@ -130,9 +132,12 @@ def _merged(findings: list[Finding], reports: list[GradientReport]) -> GradientR
     shares = [r.facts["saturated_share"] for r in reports if "saturated_share" in r.facts]
     steps = [r.facts["steps"] for r in reports if "steps" in r.facts]
     facts = {"steps": min(steps, default=0), "saturated_share": shares[0] if shares else math.nan}
+    trips = [r.facts["round_trip"] for r in reports if "round_trip" in r.facts]
+    facts |= {"round_trip": trips[0]} if trips else {}
+    profiles = {engine: profile for r in reports for engine, profile in r.profiles.items()}
     problems = tuple(dict.fromkeys(problem for r in reports for problem in r.problems))
     notes = tuple(dict.fromkeys(note for r in reports for note in r.notes))
-    return GradientReport(tuple(finding.row for finding in findings), problems, notes, facts)
+    return GradientReport(tuple(finding.row for finding in findings), problems, notes, facts, profiles)
 
 
 def document(
@@ -149,6 +154,7 @@ def document(
         "problems": list(report.problems),
         "notes": list(report.notes),
         **report.facts,
+        "profiles": report.as_dict()["profiles"],
         "results": [finding.as_dict() for finding in findings if not finding.is_difference],
         "finite_differences": [finding.as_dict() for finding in findings if finding.is_difference],
     }

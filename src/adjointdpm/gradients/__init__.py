@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 
 from adjointdpm.errors import InvalidInput
-from adjointdpm.gradients.base import Engine, SolveSpec, SolveStats
+from adjointdpm.gradients.base import AdjointCallback, Engine, SolveSpec, SolveStats
 
-__all__ = ["ENGINES", "Engine", "SolveSpec", "SolveStats", "make_engine"]
+__all__ = ["ENGINES", "AdjointCallback", "Engine", "SolveSpec", "SolveStats", "make_engine"]
 
 ENGINES = {
     "exact": "adjointdpm.gradients.exact:Exact",

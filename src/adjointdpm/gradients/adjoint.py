@@ -139,7 +139,8 @@ class _Run(UnrecordedSolve):
             a = system.data_step(states[-1], grid.t[-1]).pull(g, 1.0)
         else:
             a = g * system.ode.scale(grid.t[-1])
-        solve = Backward(system, grid, states, resolved=engine.trajectory == "resolved")
+        on_adjoint = self.spec.on_adjoint
+        solve = Backward(system, grid, states, resolved=engine.trajectory == "resolved", on_node=on_adjoint)
         if grid.steps:
             a = solve.solve(engine.method, a)
         self.report.update(

@@ -16,7 +16,7 @@ l-m} over the steps l that use it, so one product at m adds W_m times its weight
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Backward:
         grid: the forward's nodes from noise to data, all above sigma = 0.
         states: the forward's states at the nodes, or only the last one if z is to be solved for again.
         resolved: whether z is solved for again.
+        on_node: called with each node of the forward's numbering and a there, before the step from it.
 
     Attributes:
         z: the last node's state that was reached, if resolved.
@@ -44,19 +45,33 @@ class Backward:
             more.
     """
 
-    def __init__(self, system: Augmented, grid: Grid, states: Sequence[Tensor], *, resolved: bool) -> None:
+    def __init__(
+        self,
+        system: Augmented,
+        grid: Grid,
+        states: Sequence[Tensor],
+        *,
+        resolved: bool,
+        on_node: Callable[[int, Tensor], None] | None = None,
+    ) -> None:
         self.system, self.ode, self.grid = system, system.ode, grid.reversed()
         self.clock = self.ode.clock(self.grid.t)
         self.states = None if resolved else list(reversed(states))
         self.z = states[-1]
         self.local_error = 0.0
         self._point: Linearization | None = None
+        self._on_node = on_node
+
+    def _reached(self, m: int, a: Tensor) -> None:
+        if self._on_node is not None:
+            self._on_node(self.grid.steps - m, a)
 
     def solve(self, method: RungeKutta | AdamsBashforth, a: Tensor) -> Tensor:
         """a at the noise end from a = dL/dz at the data end."""
         if isinstance(method, AdamsBashforth):
             return self._adams(method, a)
         for m in range(self.grid.steps):
+            self._reached(m, a)
             a, _, _ = self._runge_kutta(method, m, a)
         return a
 
@@ -109,6 +124,7 @@ class Backward:
         pulled: tuple[Tensor, ...] = ()
         fields: tuple[Tensor, ...] = ()
         for m in range(self.grid.steps):
+            self._reached(m, a)
             if method.starting(m):
                 a, field, pull = self._runge_kutta(RK4, m, a, first_weight=-totals[m])
                 fields, pulled = (field, *fields)[: method.order], (pull, *pulled)[: method.order]

@@ -18,7 +18,10 @@ from adjointdpm.ode import ODE
 from adjointdpm.schedules import Grid
 from adjointdpm.solvers import Solver, StepCallback
 
-__all__ = ["Engine", "SolveSpec", "SolveStats"]
+__all__ = ["AdjointCallback", "Engine", "SolveSpec", "SolveStats"]
+
+
+AdjointCallback = Callable[[int, Tensor], None]
 
 
 @dataclass
@@ -50,6 +53,7 @@ class SolveSpec:
         ode, solver, grid: the form, the method and the nodes.
         x: (B, ...) the sample at the grid's first node, in the state's dtype; may require grad.
         on_step: called after each step with (node, time, state), or None.
+        on_adjoint: called in backward with (node, dL/dy there), from the last node to the first but one, or None.
         stats: filled by the engine.
     """
 
@@ -59,6 +63,7 @@ class SolveSpec:
     grid: Grid
     x: Tensor
     on_step: StepCallback | None = None
+    on_adjoint: AdjointCallback | None = None
     stats: SolveStats = field(default_factory=SolveStats)
 
 

@@ -22,14 +22,19 @@ from torch import Tensor
 
 from adjointdpm.errors import AdjointDPMError, InvalidInput, NumericalWarning
 from adjointdpm.gradients.check_report import GradientReport, Row
-from adjointdpm.gradients.check_subject import Subject
+from adjointdpm.gradients.check_subject import Subject, Trace
 from adjointdpm.gradients.measure import Measured, compare, finite_difference_row, tolerance_for
-from adjointdpm.numerics import free_bytes
+from adjointdpm.gradients.truncated import note_bias
+from adjointdpm.numerics import free_bytes, relative_error
 
 __all__ = ["ENGINES", "WRT", "check_generator", "is_generator"]
 
 #: Engine names of a check, and whether plain backprop should be met to rounding.
-ENGINES = {"full": True, "exact": True, "adjoint": False, "adjoint:paper": False}
+EXACT = ("full", "exact", "reversible")
+APPROXIMATE = ("adjoint", "adjoint:paper", "truncated", "random_truncation", "one_step")
+ENGINES = {name: name in EXACT for name in (*EXACT, *APPROXIMATE)}
+#: What some of them cannot give a gradient to.
+BLIND = {"truncated": ("x_T",), "random_truncation": ("x_T",)}
 WRT = ("x_T", "cond", "guidance", "weights")
 
 
@@ -43,7 +48,7 @@ def check_generator(
     prompt: str | None = None,
     *,
     steps: int = 10,
-    engines: Sequence[str] = ("full", "exact", "adjoint", "adjoint:paper"),
+    engines: Sequence[str] = tuple(ENGINES),
     wrt: Sequence[str] = WRT,
     guidance_scale: float = 5.0,
     loss: Callable[[Tensor], Tensor] | None = None,
@@ -60,7 +65,8 @@ def check_generator(
         gen: a generator from `ad.differentiable`.
         prompt: text to generate from; an empty prompt if None.
         steps: sampling steps; fewer are taken, and the report says so, if plain backprop would not fit.
-        engines: of "full", "exact", "adjoint", "adjoint:paper".
+        engines: of "full", "exact", "reversible", "adjoint", "adjoint:paper", "truncated", "random_truncation",
+            "one_step"; all but the first two run on the ODE road, "reversible" with the solver "belm".
         wrt: of "x_T", "cond" (the prompt's embedding), "guidance" (the scale), "weights" (all of the denoiser).
         guidance_scale: guidance of the call; with 1 or less there is none, and "guidance" is left out.
         loss: metric on `image_unclamped`, (B, 3, H, W) nominally in [0, 1]; a fixed random projection if None.
@@ -72,7 +78,9 @@ def check_generator(
         call: further arguments of the generator's call (height=, width= ...).
 
     Returns:
-        `GradientReport`; its facts hold `steps`, `steps_asked`, `saturated_share`, `road`.
+        `GradientReport`; its facts hold `steps`, `steps_asked`, `saturated_share`, `road` and, on the ODE road,
+        `round_trip` (distance of x_T to the noise that its sample leads back to); its `profiles` the error of dL/dy at
+        each node.
     """
     _validate(steps, engines, wrt, directions)
     say = progress or (lambda _line: None)
@@ -86,30 +94,48 @@ def check_generator(
         steps, estimate = _steps_that_fit(subject, steps, budget)
         facts |= {"steps": steps, "plain_backprop_mb": estimate / 2**20}
         references: dict[str, Measured] = {}
+        traces: dict[str, Trace] = {}
+        profiles: dict[str, dict[int, float]] = {}
         for engine in engines:
             road, variant = subject.variant(engine)
             try:
+                blind = BLIND.get(engine, ())
+                if set(subject.groups) <= set(blind):
+                    continue
                 if road not in references:
                     say(f"plain backprop on the {road} road, {steps} steps")
-                    references[road] = subject.measure(subject.variant("full", road)[1], steps)
+                    traces[road] = {}
+                    wanted = traces[road] if road != "pipeline" else None
+                    references[road] = subject.measure(subject.variant("full", road)[1], steps, trace=wanted)
                 say(f"{engine} on the {road} road, {steps} steps")
+                trace: Trace | None = {} if road != "pipeline" else None
                 with _numerical_warnings() as lost:
-                    got = subject.measure(variant, steps)
-                    peak = subject.measure(variant, steps, meter=True).peak_bytes if meter else math.nan
+                    got = subject.measure(variant, steps, trace=trace, without=blind)
+                    peak = subject.measure(variant, steps, meter=True, without=blind).peak_bytes if meter else math.nan
             except AdjointDPMError as error:
                 problems.append(f"{engine} could not run: {error}")
                 continue
-            for name in subject.groups:
+            if trace:
+                profiles[engine] = {
+                    n: relative_error(a, traces[road][n]) for n, a in sorted(trace.items(), reverse=True)
+                }
+            for name in (name for name in subject.groups if name not in blind):
                 error_, cosine, note = compare(got, references[road], name)
                 note = "; ".join(filter(None, (note, *lost)))
                 rows.append(
                     Row(engine, name, error_, cosine, got.seconds, peak / 2**20, f"plain backprop ({road} road)",
                         0.0, tolerance_for(subject.dtype, against="reference"), ENGINES[engine], note)
                 )  # fmt: skip
+            if not ENGINES[engine]:
+                worst = max((r for r in rows if r.engine == engine), key=lambda r: r.rel_error)
+                note_bias(subject.denoiser, engine, f"{worst.rel_error:.1e} off for {worst.wrt} at {steps} steps")
         if directions and gen.road in references:
             rows += _finite_differences(subject, references[gen.road], steps, directions, budget, say)
         facts |= {"saturated_share": subject.saturated_share}
-    return GradientReport(tuple(rows), tuple(problems), tuple(subject.notes), facts)
+        if gen.road == "ode":
+            say("there and back")
+            facts["round_trip"] = subject.round_trip(steps)
+    return GradientReport(tuple(rows), tuple(problems), tuple(subject.notes), facts, profiles)
 
 
 def _finite_differences(
@@ -149,7 +175,7 @@ def _numerical_warnings() -> Iterator[list[str]]:
     for warning in caught:
         if not issubclass(warning.category, NumericalWarning):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif not notes:
+        elif not notes and "biased" not in str(warning.message):  # which the table says anyway
             notes.append("the backward solve did not converge")
 
 

@@ -42,13 +42,20 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class GradientReport:
-    """Rows; `problems` (what else is wrong) and `notes` (what to know) as sentences; `facts`, figures about the
-    run."""
+    """What was found.
+
+    Attributes:
+        rows: comparisons.
+        problems, notes: what else is wrong and what to know, as sentences.
+        facts: figures about the run.
+        profiles: by engine, the relative error of dL/dy at each node of the ODE road, from the image back.
+    """
 
     rows: tuple[Row, ...]
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    profiles: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -75,8 +82,19 @@ class GradientReport:
                 parts.append(f"{engine} is an approximation and did not stay finite.")
             else:
                 error, wrt = max(finite)
-                parts.append(f"{engine} is an approximation: {error:.1e} off for {wrt}, cosine {min(cosines):.4f}.")
+                parts.append(
+                    f"{engine} is an approximation: {error:.1e} off for {wrt}, cosine {min(cosines):.4f}: "
+                    f"{in_words(error, min(cosines))}."
+                )
         return " ".join([*parts, *self.notes])
+
+    def profile_lines(self) -> list[str]:
+        """The error at each node, a line for each engine that is off somewhere."""
+        return [
+            f"{engine}, error per step from the image back: {' '.join(f'{error:.0e}' for error in profile.values())}"
+            for engine, profile in self.profiles.items()
+            if max(profile.values(), default=0.0) > 0
+        ]
 
     def _agreement(self) -> str:
         """How far the rows that should be exact agree with plain backprop and with differences."""
@@ -112,6 +130,7 @@ class GradientReport:
         text = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
         ]
+        text += self.profile_lines()
         text += [f"{name}: {value}" for name, value in self.facts.items()]
         return "\n".join([*text, self.verdict])
 
@@ -126,10 +145,24 @@ class GradientReport:
         ]
         facts = {name: _number(value) for name, value in self.facts.items()}
         words = {"verdict": self.verdict, "problems": list(self.problems), "notes": list(self.notes)}
-        return {"results": results, "ok": self.ok, **words, **facts}
+        profiles = {name: {str(n): _number(e) for n, e in p.items()} for name, p in self.profiles.items()}
+        return {"results": results, "ok": self.ok, **words, **facts, "profiles": profiles}
 
     def __str__(self) -> str:
         return self.table()
+
+
+def in_words(error: float, cosine: float) -> str:
+    """What an approximate gradient of this error is good for."""
+    if error < 1e-3:
+        return "as good as exact"
+    if error < 0.1:
+        return "good enough to optimise with"
+    if cosine > 0.95:
+        return "the right direction, the wrong length"
+    if cosine > 0.5:
+        return "roughly the right direction"
+    return "not a direction to follow"
 
 
 def _number(value: Any) -> Any:

@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from adjointdpm.errors import InvalidInput
 from adjointdpm.gradients.adjoint import Adjoint
 from adjointdpm.gradients.measure import Measured, gradient_of
+from adjointdpm.gradients.truncated import RandomTruncation
 
-__all__ = ["Subject"]
+__all__ = ["Subject", "Trace"]
+
+Trace = dict[int, Tensor]  # dL/dy by node
+REVERSIBLE = "ode, belm"
 
 
 class Subject:
@@ -90,12 +94,20 @@ class Subject:
             self.dtype = dtype
 
     def variant(self, engine: str, road: str | None = None) -> tuple[str, Any]:
-        """The generator with this engine, and the road it runs on (the adjoint knows the ODE road only)."""
-        road = road or ("ode" if engine.startswith("adjoint") else self.gen.road)
+        """The generator with this engine, and the road it runs on.
+
+        All but "full" and "exact" know the ODE road only, and "reversible" a solver and a grid of its own there.
+        """
+        if road is None:
+            road = self.gen.road if engine in ("full", "exact") else REVERSIBLE if engine == "reversible" else "ode"
         changes: dict[str, Any] = {"gradient": engine, "wrt": self.wrt}
         if engine == "adjoint:paper":
             changes["gradient"] = Adjoint(preset="paper")
-        if road == "ode" and self.gen.road != "ode":
+        if engine == "random_truncation":
+            changes["gradient"] = RandomTruncation(torch.Generator().manual_seed(self.seed))
+        if road == REVERSIBLE:
+            changes |= {"solver": "belm", "spacing": "uniform", "form": "angle", "state_dtype": torch.float64}
+        elif road == "ode" and self.gen.road != "ode":
             changes |= {"solver": "ab4", "spacing": "logsnr"}
         return road, self.gen.with_(**changes)
 
@@ -113,5 +125,43 @@ class Subject:
         weight = torch.randn(image.shape, generator=source, dtype=torch.float64).to(image.device)
         return (image.double() * weight).mean()  # float64: the sum must not round what is compared
 
-    def measure(self, variant: Any, steps: int, *, meter: bool = False) -> Measured:
-        return gradient_of(lambda: self.loss_of(variant, steps), self.groups, "the metric", meter=meter)
+    def measure(
+        self,
+        variant: Any,
+        steps: int,
+        *,
+        meter: bool = False,
+        trace: Trace | None = None,
+        without: tuple[str, ...] = (),
+    ) -> Measured:
+        """Loss and gradients of one call; `trace` is filled with dL/dy at each node (ODE road).
+
+        `without`: names of groups that get no gradient this time, nor require one.
+        """
+        if trace is not None:
+            variant = variant.with_(on_adjoint=lambda n, a: trace.__setitem__(n, a.detach().double().cpu()))
+        groups = {name: group for name, group in self.groups.items() if name not in without}
+        left_out = [leaf for name in without for leaf in self.groups.get(name, ())]
+        for leaf in left_out:
+            leaf.requires_grad_(False)
+        try:
+            return gradient_of(lambda: self.loss_of(variant, steps), groups, "the metric", meter=meter)
+        finally:
+            for leaf in left_out:
+                leaf.requires_grad_(True)
+
+    def round_trip(self, steps: int) -> float:
+        """Relative distance of x_T to the noise that the ODE leads back to from its sample; NaN off the ODE road."""
+        if self.gen.road != "ode" or not hasattr(self.gen, "to_noise"):
+            return math.nan
+        embeds = {"prompt_embeds": self.embeds.detach()}
+        if self.negative is not None:
+            embeds["negative_prompt_embeds"] = self.negative.detach()
+        call = {"num_inference_steps": steps, "guidance_scale": float(self.guidance.detach()), **embeds, **self.call}
+        with torch.no_grad():
+            latents = self.latents.detach()
+            try:
+                back = self.gen.to_noise(self.gen(latents=latents, **call).latents, **call)
+            except InvalidInput:  # a stochastic solver has no way back
+                return math.nan
+        return float((back - latents).norm() / latents.norm())

@@ -94,6 +94,8 @@ class _Run(UnrecordedSolve):
         b = torch.zeros_like(a)  # the adjoint of the state one node earlier
         y = states[1] if end else y_next
         for n in range(end - 1, 0, -1):
+            if spec.on_adjoint is not None:
+                spec.on_adjoint(n + 1, a)
             squared, weight = solver.coefficients(spec.ode, n, grid)
             point = system.linearize(y, grid.t[n], towards=grid.t[n + 1])
             if n == end - 1:
@@ -102,6 +104,8 @@ class _Run(UnrecordedSolve):
             a, b = b + (1 - squared) * a + weight * point.pull(a, float(weight)), squared * a
         start = spec.ode.to_state(x, grid.t[0])
         if end:
+            if spec.on_adjoint is not None:
+                spec.on_adjoint(1, a)
             h = float(ode.clock(grid.t[1]) - ode.clock(grid.t[0]))
             a = b + a + h * system.linearize(start, grid.t[0], towards=grid.t[1]).pull(a, h)
             self.report["round_trip"] = float((y - start).norm() / start.norm())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -44,6 +44,8 @@ def differentiable(
     memory: int | float | str | None = None,
     branches: str = "batched",
     guidance_interval: tuple[float, float] | None = None,
+    state_dtype: torch.dtype | None = None,
+    on_adjoint: Callable[[int, torch.Tensor], None] | None = None,
 ) -> Generator:
     """Make a diffusers pipeline differentiable.
 
@@ -69,6 +71,8 @@ def differentiable(
         branches: "sequential" runs the two branches of guidance one after the other (on the pipeline road by splitting
             each batch in two), at about half the peak of a gradient; equal to "batched" to rounding.
         guidance_interval: of the ODE road: (low, high) in sigma / alpha outside of which the prompt counts alone.
+        state_dtype: of the ODE road: dtype of the state, see `adjointdpm.sample`.
+        on_adjoint: of the ODE road: called in backward with each node and dL/dy there, see `adjointdpm.sample`.
 
     Returns:
         A `Generator`; call it as the pipeline: `gen(prompt, latents=…, num_inference_steps=…)`.
@@ -82,7 +86,10 @@ def differentiable(
             f"expected a diffusers pipeline, got {type(pipe).__name__}; for a network of your own use ad.sample"
         )
     names = None if wrt is None else (wrt,) if isinstance(wrt, str) else tuple(wrt)
-    return Generator(pipe, Settings(names, solver, spacing, form, gradient, memory, branches, guidance_interval))
+    return Generator(
+        pipe,
+        Settings(names, solver, spacing, form, gradient, memory, branches, guidance_interval, state_dtype, on_adjoint),
+    )
 
 
 class Generator:

@@ -107,6 +107,8 @@ class OdeRoad:
             steps=call.steps if call.steps is not None else call.parameters["num_inference_steps"].default,
             solver=self.solver,
             gradient=engine or self.engine,
+            state_dtype=self.settings.state_dtype,
+            on_adjoint=self.settings.on_adjoint,
             callback=self._callback(call.arguments.get("callback_on_step_end")),
             **self.options,
         )

@@ -27,6 +27,8 @@ class Settings:
     memory: int | float | str | Budget | None = None
     branches: str = "batched"
     guidance_interval: tuple[float, float] | None = None
+    state_dtype: Any = None
+    on_adjoint: Any = None
 
     def __post_init__(self) -> None:
         if self.branches not in ("batched", "sequential"):
@@ -50,7 +52,7 @@ class Settings:
         return "pipeline" if self.solver is None else "ode"
 
     def _check_pipeline_road(self) -> None:
-        for name in ("spacing", "form", "guidance_interval"):
+        for name in ("spacing", "form", "guidance_interval", "state_dtype", "on_adjoint"):
             if getattr(self, name) is not None:
                 raise InvalidInput(
                     f"{name}={getattr(self, name)!r} belongs to the ODE road: give a solver too, such as solver='ab4'"
