@@ -5,6 +5,6 @@
     python -m benchmarks.gradients --page       # writes the page again from benchmarks/results/gradients/
 
 One file a section.  `cost`, `errors`, `budget`, `compiled` and `guided` ask the embedded model, `empty` a network that
-does nothing, `analytic` a Gaussian mixture whose denoiser is known in closed form, and `equal_time` what a user gets for
-the time.  A section is resumed where it was killed: its JSON is written after every row.
+does nothing, `analytic` a Gaussian mixture whose denoiser is known in closed form, and `equal_time` says what a user
+gets for the time.  A section is resumed where it was killed: its JSON is written after every row.
 """
