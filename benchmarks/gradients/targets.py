@@ -215,5 +215,6 @@ def _equal_time(rows: dict[str, Any]) -> Iterator[Verdict]:
 
 ANSWERS: tuple[tuple[str, Callable[[dict[str, Any]], Iterator[Verdict]]], ...] = (
     ("errors", _exactness), ("cost", _time), ("empty", _empty), ("cost", _memory), ("budget", _budget),
-    ("compile", _compiled), ("analytic", _mixture), ("analytic", _raw_or_exponential), ("guided", _guided), ("equal_time", _equal_time),
+    ("compile", _compiled), ("analytic", _mixture), ("analytic", _raw_or_exponential), ("guided", _guided),
+    ("equal_time", _equal_time),
 )  # fmt: skip
