@@ -57,8 +57,8 @@ The reversible engine refuses grids whose rounding errors grow beyond 1e5. Evalu
 TIME = """Adam (rates {rates}), {steps} steps of the sampler, {seconds:g} s of wall time each, decoding included; the
 loss is measured at the end, without a gradient, with the row's own sampler: DDIM, except for `reversible` (belm),
 `adjoint` preset "paper" (ab4) and torchdiffeq (explicit_adams), each with a target picture of its own sampler.
-The rate is one for all rows, after a look at 0.003 to 0.1 with plain backprop on the first seed, so if anything it suits
-exact gradients. Losses of different samplers are compared as shares of their own first loss.
+The rate is one for all rows, after a look at 0.003 to 0.1 with plain backprop on the first seed, so if anything it
+suits exact gradients. Losses of different samplers are compared as shares of their own first loss.
 """
 
 
