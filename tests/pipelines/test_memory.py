@@ -1,4 +1,4 @@
-"""`memory=` and `branches=` of `differentiable`, on both roads."""
+"""`memory=` and `branches=` of `differentiable`, on both roads, and a compiled denoiser."""
 
 from __future__ import annotations
 
@@ -114,3 +114,13 @@ def test_guidance_interval_and_rescale_on_the_ode_road(pipe: Any) -> None:
     assert torch.equal(image(guidance_interval=(0.0, 1e6)), plain)
     assert not torch.allclose(image(guidance_interval=(0.5, 2.0)), plain)
     assert not torch.allclose(image(rescale=0.7), plain)
+
+
+@pytest.mark.parametrize("road", ROADS, ids=["pipeline", "ode"])
+def test_a_compiled_denoiser(pipe: Any, road: dict[str, Any]) -> None:
+    """`pipe.unet = torch.compile(pipe.unet)`, as people do; the backend that changes no kernel gives the same bits."""
+    want, counts, _ = gradient(pipe, **road)
+    pipe.unet = torch.compile(pipe.unet, backend="aot_eager")
+    found, again, _ = gradient(pipe, **road)
+    assert torch.equal(found, want)
+    assert (again["vjps"], again["recomputations"]) == (counts["vjps"], counts["recomputations"])

@@ -22,7 +22,8 @@ def fingerprint(pipe: Any) -> dict[str, str]:
 
     Values are hashed as float32, so the same weights in another dtype that holds them exactly give the same hash.
     """
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    unet = getattr(pipe, "unet", None)  # not `unet or …`: a compiled module has no truth value
+    denoiser = getattr(pipe, "transformer", None) if unet is None else unet
     found = {"text_encoder": (getattr(pipe, "text_encoder", None), None), "denoiser": (denoiser, SAMPLE)}
     return {name: _hash(module, sample) for name, (module, sample) in found.items() if module is not None}
 

@@ -43,7 +43,8 @@ class Subject:
         with torch.no_grad():
             embeds, negative = gen.encode_prompt(prompt or "", call.pop("negative_prompt", None))
             latents = gen.prepare_latents(1, seed, **size)
-        self.denoiser: nn.Module = getattr(gen.pipe, "unet", None) or gen.pipe.transformer
+        unet = getattr(gen.pipe, "unet", None)  # not `unet or …`: a compiled module has no truth value
+        self.denoiser: nn.Module = gen.pipe.transformer if unet is None else unet
         self.dtype = next(self.denoiser.parameters()).dtype
         self.device = latents.device
         self.latents = latents.detach().clone()

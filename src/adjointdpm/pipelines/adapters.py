@@ -50,8 +50,9 @@ def network_of(pipe: Any) -> torch.nn.Module:
         InvalidInput: a pipeline whose denoiser has another signature, is controlled, packs its latents, or is distilled
             on a guidance embedding; the pipeline road takes those.
     """
-    network: Any = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    kind = type(network).__name__
+    unet = getattr(pipe, "unet", None)  # not `unet or …`: a compiled module has no truth value
+    network: Any = getattr(pipe, "transformer", None) if unet is None else unet
+    kind = type(getattr(network, "_orig_mod", network)).__name__  # as it was before `torch.compile`
     if kind not in ("UNet2DConditionModel", "UNet2DModel", "SD3Transformer2DModel") or hasattr(pipe, "controlnet"):
         raise InvalidInput(
             f"the ODE road does not know how {type(pipe).__name__} calls its {kind}; use the pipeline road (no "
