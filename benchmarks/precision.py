@@ -146,8 +146,8 @@ def page(result: dict[str, Any]) -> str:
         "whatever that format is. How far that computation is from one without rounding is what the table shows. A "
         "guided sampler multiplies rounding by its own Jacobian, so errors are larger than the format's 1e-7 or 4e-3. "
         "`Exact(accumulate=torch.float32)` (for `ad.replay`: `accumulate=`) sums the weights' gradients over the calls "
-        "in float32 and rounds once; it cannot repair what a bfloat16 network rounds inside each call. In float16 small "
-        "gradients vanish, as in training; a scaled loss brings them back.",
+        "in float32 and rounds once; it cannot repair what a bfloat16 network rounds inside each call. In float16 "
+        "small gradients vanish, as in training; a scaled loss brings them back.",
         "",
         "Where a gradient explodes on its way back, `Exact(norms=True)` gives its norm at every call, and names the "
         "call in which a NaN or an infinity arose; `Exact(clip=1.0)` bounds the gradient that enters a call.",

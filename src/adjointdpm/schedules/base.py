@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from adjointdpm.schedules.remember import remembered
+
 __all__ = ["Schedule", "as_time"]
 
 
@@ -54,10 +56,12 @@ class Schedule(ABC):
     def d_sigma(self, t: Tensor | float, towards: Tensor | float) -> Tensor:
         """sigma'(t), one-sided like `d_alpha`.  Infinite at sigma = 0 for variance-preserving schedules."""
 
+    @remembered
     def log_snr(self, t: Tensor | float) -> Tensor:
         """lambda(t) = log(alpha/sigma): +inf at sigma = 0, -inf at alpha = 0."""
         return self.alpha(t).log() - self.sigma(t).log()
 
+    @remembered
     def rho(self, t: Tensor | float) -> Tensor:
         """rho(t) = sigma/alpha, the clock of the exponential form: 0 at sigma = 0, inf at alpha = 0."""
         return self.sigma(t) / self.alpha(t)

@@ -17,6 +17,7 @@ from torch.nn.functional import logsigmoid
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.schedules.base import Schedule, as_time
+from adjointdpm.schedules.remember import remembered
 
 __all__ = ["VPCosine", "VPLinear", "VariancePreserving"]
 
@@ -32,9 +33,11 @@ class VariancePreserving(Schedule):
     def t_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
         """The inverse of `log_alpha`."""
 
+    @remembered
     def alpha(self, t: Tensor | float) -> Tensor:
         return self.log_alpha(t).exp()
 
+    @remembered
     def sigma(self, t: Tensor | float) -> Tensor:
         return torch.sqrt(-torch.expm1(2 * self.log_alpha(t)))
 
