@@ -1,5 +1,6 @@
 """Weights that change between a call and its backward raise; weights that only moved do not."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -214,3 +215,58 @@ def test_online_training_inside_the_block() -> None:
         return [p.detach() for p in net.parameters()]
 
     assert same(train(Shifted(), True), train(Shifted(), False))
+
+
+@pytest.mark.parametrize("borrows", [True, False], ids=["in place", "by hooks"])
+def test_sums_of_weights_leave_the_users_grad_alone(monkeypatch: pytest.MonkeyPatch, borrows: bool) -> None:
+    """Sums are made in the weights' `.grad` for a while, or by hooks where others listen to it (DDP)."""
+    if not borrows:
+        monkeypatch.setattr(sys.modules["adjointdpm.replay.call"], "can_borrow", lambda tensors: False)
+    torch.manual_seed(0)
+    net, z = Field(2048), state()  # small weights and one large enough for a hook
+    seen: list[int] = []
+    net.up.weight.register_post_accumulate_grad_hook(lambda _: seen.append(1))
+    leaves = [z, *net.parameters()]
+    want = gradients(euler(net, z).square().sum(), leaves)
+    mine = [torch.full_like(p, 7.0) for p in net.parameters()]
+    for p, grad in zip(net.parameters(), mine, strict=True):
+        p.grad = grad
+    with ad.replay(net):
+        loss = euler(net, z).square().sum()
+    assert same(gradients(loss, leaves), want)
+    assert all(p.grad is grad and bool((grad == 7).all()) for p, grad in zip(net.parameters(), mine, strict=True))
+    assert not seen
+    with ad.replay(net):
+        euler(net, z).square().sum().backward()
+    assert seen == [1]  # once, on the total, not once for each call
+    reached = [(p.grad, w) for p, w in zip(net.parameters(), want[1:], strict=True) if w is not None]
+    assert all(torch.equal(g, 7 + w) for g, w in reached)  # type: ignore[operator]
+
+
+def test_an_error_in_backward_gives_the_users_grad_back() -> None:
+    class Breaks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("broken on purpose")
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor, t: float) -> torch.Tensor:
+            return self.inner(Breaks.apply(x))  # type: ignore[no-untyped-call, no-any-return]
+
+    net, z = Net(), state()
+    mine = torch.ones(8, 8)
+    net.inner.weight.grad = mine
+    with ad.replay(net):
+        loss = euler(net, z).sum()
+    with pytest.raises(RuntimeError, match="on purpose"):
+        loss.backward()
+    assert net.inner.weight.grad is mine
+    assert bool((mine == 1).all())

@@ -1,9 +1,13 @@
-"""Gradients of large weights added to their sums one by one, as they arise.
+"""Gradients of weights added to their sums over the calls one by one, as they arise.
 
 A backward pass that returns the gradients of all weights at once, to be added to the sums so far, holds twice the size
-of the weights.  For a large weight that a call uses once, a hook adds the gradient to the sum the moment it is there
-and hands on a zero that takes no memory.  The order of additions stays that of plain backprop; a weight with several
-uses goes the other way, see gate.py, since its uses must be added one after the other.
+of the weights.  PyTorch's own accumulation into `.grad` does not: it adds in place, in C++.  So the sums are put in the
+place of the weights' `.grad` while the pass of one call runs, and the user's `.grad` comes back afterwards.  That keeps
+the order of additions of plain backprop for a weight that a call uses once; one with several uses must have the sum as
+first summand, see gate.py, and its gradient is only collected here.
+
+`.grad` is out of reach in two cases: `torch.distributed` hangs its own hooks on the accumulation, which must run once
+and on the total; and sums in another dtype than the weight's.  There a hook on each large weight adds in Python.
 """
 
 from __future__ import annotations
@@ -15,19 +19,43 @@ import torch
 
 from adjointdpm.replay.gate import Total
 
-__all__ = ["added_as_they_arise", "is_narrow", "large"]
+__all__ = ["added_as_they_arise", "can_borrow", "gradients_in_place", "is_narrow", "large"]
 
 _LARGE = 1 << 14  # elements; the many small weights are not worth a Python call each
 
 
 def large(weight: torch.Tensor) -> bool:
-    """Whether a weight takes this way if a call uses it once."""
-    return weight.numel() >= _LARGE and weight.is_leaf
+    """Whether a weight is worth a hook of its own."""
+    return weight.numel() >= _LARGE
 
 
 def is_narrow(tensor: torch.Tensor, wide: torch.dtype | None) -> bool:
     """Whether sums for a tensor are to be made in `wide`, because its own dtype is less precise."""
     return wide is not None and tensor.is_floating_point() and torch.finfo(tensor.dtype).eps > torch.finfo(wide).eps
+
+
+def can_borrow(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether `.grad` of these tensors may be used for a while."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not distributed and all(t.is_leaf for t in tensors)
+
+
+def gradients_in_place(
+    roots: Sequence[torch.Tensor],
+    seeds: Sequence[torch.Tensor],
+    tensors: Sequence[torch.Tensor],
+    sums: Sequence[torch.Tensor | None],
+) -> list[torch.Tensor | None]:
+    """The gradient of each leaf in `tensors`, added in place to the sum given for it, if any."""
+    before = [t.grad for t in tensors]
+    try:
+        for tensor, so_far in zip(tensors, sums, strict=True):
+            tensor.grad = so_far
+        torch.autograd.backward(roots, seeds, inputs=tensors)
+        return [t.grad for t in tensors]
+    finally:
+        for tensor, grad in zip(tensors, before, strict=True):
+            tensor.grad = grad
 
 
 @contextmanager

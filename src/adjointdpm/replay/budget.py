@@ -71,7 +71,9 @@ class Budget(Keep):
     def __init__(self, memory: Any = "auto") -> None:
         self._memory, self._limit = memory, parse_memory(memory)
         self._kept: deque[tuple[weakref.ref[Call], int]] = deque()
+        self._counted: set[int] = set()
         self._weights: dict[int, int] = {}
+        self._weight_bytes = 0
         self._states: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         self._loop = 0
         self._seen: set[tuple[Any, ...]] = set()
@@ -86,7 +88,10 @@ class Budget(Keep):
     def count(self, *modules: torch.nn.Module) -> None:
         """Modules whose weights are on the device; those that are called are counted by themselves."""
         for module in modules:
-            self._weights |= {id(t): t.nbytes for t in (*module.parameters(), *module.buffers())}
+            if id(module) not in self._counted:
+                self._counted.add(id(module))
+                self._weights |= {id(t): t.nbytes for t in (*module.parameters(), *module.buffers())}
+                self._weight_bytes = sum(self._weights.values())
 
     def make_room(self, module: torch.nn.Module, call: Call, tensors: Sequence[torch.Tensor]) -> None:
         self.count(module)
@@ -156,7 +161,7 @@ class Budget(Keep):
             return torch.cuda.memory_allocated(device) - self._held()
         self._states = {key: (ref, size) for key, (ref, size) in self._states.items() if ref() is not None}
         states = sum(size for _, size in self._states.values()) + self._loop
-        return sum(self._weights.values()) + states
+        return self._weight_bytes + states
 
     def expect(self, peak_bytes: int, name: str) -> None:
         """A call with this peak will come: the first call of each kind refuses for it too."""

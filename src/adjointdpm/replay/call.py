@@ -8,7 +8,6 @@ recomputations, N VJPs) on a small UNet; running without a graph would cost one 
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from adjointdpm.errors import AdjointDPMError, InvalidInput
-from adjointdpm.replay.accumulate import added_as_they_arise, is_narrow
+from adjointdpm.replay.accumulate import added_as_they_arise, can_borrow, gradients_in_place, is_narrow, large
 from adjointdpm.replay.ambient import Ambient
 from adjointdpm.replay.gate import Gate, Total, graph_task
 from adjointdpm.replay.norms import Norms
@@ -167,14 +166,19 @@ class Call:
             behind.append(self.weights)
         pairs = [(gate, ts) for gate, ts, want in zip(self.gates, behind, wanted, strict=True) if want]
         totals = [gate.totals.pop(task, Total([None] * len(ts))) for gate, ts in pairs]
-        direct = self.added_directly if self.weights and wanted[-1] else []
+        tensors_behind = [t for _, ts in pairs for t in ts]
+        sums = [so_far for total in totals for so_far in total.gradients]
+        with_weights = bool(self.weights) and wanted[-1]
+        first_weight = len(tensors_behind) - (len(self.weights) if with_weights else 0)
+        in_place = self.wide is None and can_borrow(tensors_behind)
+        direct = {
+            first_weight + i for i in self.added_directly if with_weights and (in_place or large(self.weights[i]))
+        }
         roots, seeds = [], []
-        for (_, ts), total in zip(pairs, totals, strict=True):  # the sum so far is the first summand, see gate.py
-            skipped = set(direct) if ts is self.weights else ()
-            for i, (tensor, so_far) in enumerate(zip(ts, total.gradients, strict=True)):
-                if so_far is not None and i not in skipped and not is_narrow(tensor, self.wide):
-                    roots.append(tensor)
-                    seeds.append(so_far)
+        for i, (tensor, so_far) in enumerate(zip(tensors_behind, sums, strict=True)):
+            if so_far is not None and i not in direct and not is_narrow(tensor, self.wide):
+                roots.append(tensor)  # the sum so far is the first summand, see gate.py
+                seeds.append(so_far)
         for output, cotangent in zip(outputs, cotangents, strict=True):
             if cotangent is not None:
                 roots.append(output)
@@ -182,23 +186,44 @@ class Call:
         self.stats.vjps += 1
         self.backward_runs["now"] = True
         try:
-            with _without_hooks(self.weights), added_as_they_arise(self.weights, direct, totals[-1], self.wide):
-                found = torch.autograd.grad(roots, [t for _, ts in pairs for t in ts], seeds, allow_unused=True)
+            with _without_hooks(self.weights):
+                if in_place:
+                    borrowed = [so_far if i in direct else None for i, so_far in enumerate(sums)]
+                    found = gradients_in_place(roots, seeds, tensors_behind, borrowed)
+                else:
+                    found = self._gradients(roots, seeds, tensors_behind, direct, totals[-1], first_weight)
         finally:
             self.backward_runs["now"] = False
         if self.norms is not None:
-            self.norms.leave(self.name, entered, found[: sum(len(ts) for _, ts in pairs if ts is not self.weights)])
+            self.norms.leave(self.name, entered, found[:first_weight])
         gradients = iter(found)
         for (gate, ts), total in zip(pairs, totals, strict=True):
-            skipped = set(direct) if ts is self.weights else ()
-            total.gradients = [
-                so_far if i in skipped else self._sum(so_far, new)
-                for i, (so_far, new) in enumerate(
-                    zip(total.gradients, itertools.islice(gradients, len(ts)), strict=True)
-                )
-            ]
-            total.owned &= set(skipped)
+            total.gradients = [next(gradients) for _ in ts]
             gate.totals[task] = total
+
+    def _gradients(
+        self,
+        roots: list[torch.Tensor],
+        seeds: list[torch.Tensor],
+        tensors: list[torch.Tensor],
+        direct: set[int],
+        of_weights: Total,
+        first_weight: int,
+    ) -> list[torch.Tensor | None]:
+        """As `gradients_in_place`, with sums of large weights made by hooks and in `wide`."""
+        which = [i - first_weight for i in sorted(direct)]
+        sums = list(of_weights.gradients)
+        found: list[torch.Tensor | None] = []
+        with added_as_they_arise(self.weights, which, of_weights, self.wide):
+            found += torch.autograd.grad(roots, tensors, seeds, allow_unused=True)
+        of_weights.owned &= set(which)
+        for i, new in enumerate(found):
+            at = i - first_weight
+            if i in direct:
+                found[i] = of_weights.gradients[at]
+            elif is_narrow(tensors[i], self.wide) and at >= 0:
+                found[i] = self._sum(sums[at], new)
+        return found
 
     def _sum(self, so_far: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
         """The sum over the calls: the backward pass has made it, unless it is made here in a wider dtype."""
@@ -210,7 +235,8 @@ class Call:
 @contextmanager
 def _without_hooks(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
     """Hooks that the user registered on weights run once, on the total; here PyTorch would run them once a call."""
-    hooked = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t._backward_hooks]
+    both = [hooks for t in tensors for hooks in (t._backward_hooks, t._post_accumulate_grad_hooks) if hooks]
+    hooked = [(hooks, dict(hooks)) for hooks in both]
     for hooks, _ in hooked:
         hooks.clear()
     try:

@@ -10,7 +10,6 @@ from typing import Any, Self
 import torch
 
 from adjointdpm.errors import InvalidInput
-from adjointdpm.replay.accumulate import large
 from adjointdpm.replay.ambient import Ambient
 from adjointdpm.replay.budget import Budget
 from adjointdpm.replay.call import Call, Replayed, Stats, is_inside
@@ -217,7 +216,7 @@ class replay:
             return result
         if (module, method) not in self._uses:
             of_leaves, of_weights = check_reached(name, outputs, leaves, weights)
-            once = [id(t) for t, uses in zip(weights, of_weights, strict=True) if uses <= 1 and large(t)]
+            once = [id(t) for t, uses in zip(weights, of_weights, strict=True) if uses <= 1 and t.is_leaf]
             self._uses[module, method] = dict(zip(differentiated, of_leaves, strict=True)), frozenset(once)
         uses_of, once_used = self._uses[module, method]
         call.gates = [self._gates.of([tensors[i]], shared=uses_of.get(i) != 1) for i in differentiated]
