@@ -41,6 +41,13 @@ loop that people write by hand, is `examples/replay_your_own_loop.py`.
 - **A learnt tensor that no gradient can be carried to** (captured by a closure, an attribute of an attention processor)
   raises `UnreachedGradient` at the call; so does, in backward, a feature that left a call by another way than its
   result and was used in the loss.
+- **Memory is used if you give it**: `memory="6GB"` (or bytes, or `"auto"`) keeps as many of the last graphs as fit beside
+  weights, states and the call that runs, and so saves running them again; the first call of a kind is measured for
+  that. A budget that cannot hold one call is refused with the smallest that can. Or choose yourself: `keep="last"` (the
+  default), the last k calls (`keep=3`), `"none"`, or all calls of certain modules (`keep=vae`).
+- **Further options**: `split=2` runs a guided batch in two parts, at about half the peak and equal to rounding;
+  `norms=Norms()` notes the gradient's norm at every call and names the call where a NaN arose, `Norms(clip=1.0)` bounds
+  it; `accumulate=torch.float32` sums the gradients of half-precision weights over the calls in float32.
 - **PyTorch's manners**: `backward`, `torch.autograd.grad`, `retain_graph`, accumulation, several results at once. A
   second derivative raises. Nothing is left on the modules, also after an exception.
 
@@ -53,8 +60,6 @@ loop that people write by hand, is `examples/replay_your_own_loop.py`.
 - An edit of a few weights through `.data` within the loop that is undone before backward can go unseen: the values of
   all weights are compared at the first call and in backward, at each call only a few small ones are.
 - `module.compile()` in place is switched off inside the block, with a warning; `torch.compile(module)` works.
-- Which graphs are kept can be chosen: `keep="last"` (the default), the last k calls (`keep=3`), `"none"`, or all calls
-  of certain modules (`keep=vae`).
 
 ## Measured
 
@@ -78,7 +83,7 @@ Peak bytes of the tensors that are made in forward and backward, in MB. Exact an
 
 Growth of the process beyond that of a gradient through one call, in MB. It depends on the allocator, and is reported
 beside the exact figure, not instead of it: building a graph in the forward leaves freed blocks behind, which
-`ad.replay` gives back to the system at every 24th run of a call.
+`ad.replay` gives back to the system where it sees that memory has grown.
 
 {resident}
 

@@ -57,13 +57,15 @@ class Plan:
 
 FULL = Plan(
     timed=(
-        *((kind, 10, CORE + SLOW + ADAPTIVE) for kind in ("x_T", "cond", "weights")),
+        *((kind, 10, CORE + SLOW + ADAPTIVE) for kind in ("x_T", "weights")),
         ("x_T", 20, CORE),
         ("weights", 20, CORE),
-        ("cond", 20, ESSENTIAL),
-        *((kind, 5, CORE) for kind in ("x_T", "cond", "weights")),
+        *((kind, 5, CORE) for kind in ("x_T", "weights")),
         ("x_T", 40, ESSENTIAL),
         ("x_T", 80, ESSENTIAL),
+        ("cond", 10, CORE + SLOW + ADAPTIVE),
+        ("cond", 20, ESSENTIAL),
+        ("cond", 5, CORE),
     ),
     untimed=(("weights", 40), ("cond", 40), ("weights", 80), ("cond", 80)),
 )
