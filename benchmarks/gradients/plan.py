@@ -57,13 +57,14 @@ class Plan:
 
 FULL = Plan(
     timed=(
-        *((kind, 10, CORE + SLOW + ADAPTIVE) for kind in ("x_T", "weights")),
-        ("x_T", 20, CORE),
+        ("x_T", 10, CORE + SLOW + ADAPTIVE),
+        ("weights", 10, CORE + SLOW),
         ("weights", 20, CORE),
+        ("x_T", 20, CORE),
         *((kind, 5, CORE) for kind in ("x_T", "weights")),
         ("x_T", 40, ESSENTIAL),
         ("x_T", 80, ESSENTIAL),
-        ("cond", 10, CORE + SLOW + ADAPTIVE),
+        ("cond", 10, CORE + SLOW),
         ("cond", 20, ESSENTIAL),
         ("cond", 5, CORE),
     ),
