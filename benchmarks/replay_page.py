@@ -41,10 +41,10 @@ loop that people write by hand, is `examples/replay_your_own_loop.py`.
 - **A learnt tensor that no gradient can be carried to** (captured by a closure, an attribute of an attention processor)
   raises `UnreachedGradient` at the call; so does, in backward, a feature that left a call by another way than its
   result and was used in the loss.
-- **Memory is used if you give it**: `memory="6GB"` (or bytes, or `"auto"`) keeps as many of the last graphs as
-  fit beside weights, states and the call that runs, and so saves running them again; the first call of a kind is
-  measured for that. A budget that cannot hold one call is refused with the smallest that can. Or choose yourself: `keep="last"` (the
-  default), the last k calls (`keep=3`), `"none"`, or all calls of certain modules (`keep=vae`).
+- **Memory is used if you give it**: `memory="6GB"` (or bytes, or `"auto"`) keeps as many of the last graphs as fit
+  beside weights, states and the call that runs, and so saves running them again; the first call of a kind is measured
+  for that. A budget that cannot hold one call is refused with the smallest that can. Or choose yourself:
+  `keep="last"` (the default), the last k calls (`keep=3`), `"none"`, or all calls of certain modules (`keep=vae`).
 - **Further options**: `split=2` runs a guided batch in two parts, at about half the peak and equal to rounding;
   `norms=Norms()` notes the gradient's norm at every call and names the call where a NaN arose, `Norms(clip=1.0)` bounds
   it; `accumulate=torch.float32` sums the gradients of half-precision weights over the calls in float32.

@@ -26,7 +26,7 @@ def draw(data: dict[str, dict[str, Any]], folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for section, picture in (("cost", _steps), ("analytic", _mixture), ("equal_time", _descent)):
-        if data.get(section):
+        if data.get(section) and (section != "cost" or len(cases(data[section])) > 4):
             figure = picture(data[section])
             name = f"gradients_{section}.png"
             figure.savefig(folder / name, dpi=110, bbox_inches="tight")
@@ -73,6 +73,8 @@ def _mixture(rows: dict[str, Any]) -> Any:
                 axis.plot(*zip(*points, strict=True), "o-", ms=3, lw=1, label=f"{solver}, {engine}")
         axis.set(xscale="log", yscale="log", xlabel="evaluations, forward and backward",
                  title=f"error against the {which} gradient")  # fmt: skip
+        axis.minorticks_off()
+        axis.set_xticks([20, 50, 100, 200, 400], ["20", "50", "100", "200", "400"])
     axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle("Gaussian mixture, logSNR grid; errors below 1e-16 and above 1e3 are drawn there")
     return figure
@@ -91,5 +93,5 @@ def _descent(rows: dict[str, Any]) -> Any:
                     axis.plot(times, [loss / run["before"] for loss in losses], color=f"C{number}", lw=1,
                               label=_plain(label_of(engine)) if first else None)  # fmt: skip
         axis.set(title=task, xlabel="seconds", ylabel="loss, share of the first", yscale="log")
-        axis.legend(fontsize=6)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
