@@ -83,7 +83,7 @@ def _mixture(rows: dict[str, Any]) -> Any:
 def _descent(rows: dict[str, Any]) -> Any:
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(ENGINES), figsize=(12, 4.5))
+    figure, axes = plt.subplots(1, len(ENGINES), figsize=(15, 4.5))
     for axis, (task, engines) in zip(axes, ENGINES.items(), strict=True):
         for number, engine in enumerate(engines):
             for key, run in rows.items():
@@ -93,5 +93,5 @@ def _descent(rows: dict[str, Any]) -> Any:
                     axis.plot(times, [loss / run["before"] for loss in losses], color=f"C{number}", lw=1,
                               label=_plain(label_of(engine)) if first else None)  # fmt: skip
         axis.set(title=task, xlabel="seconds", ylabel="loss, share of the first", yscale="log")
-        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+        axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
