@@ -193,6 +193,23 @@ def test_sums_over_calls_in_float32(width: int) -> None:
     assert torch.equal(narrow, summed(net, torch.bfloat16, accumulate=torch.bfloat16))
 
 
+def test_conditioning_of_many_calls_is_summed_in_float32_too() -> None:
+    torch.manual_seed(0)
+    net = Field().bfloat16()
+    z, c = state(0, 16, 8).detach().bfloat16(), state(1, 16, 4).detach().bfloat16().requires_grad_()
+
+    def summed(options: dict[str, Any]) -> Tensor:
+        with ad.replay(net, **options):
+            loss = sum(net(z, 0.01 * n, c).float().square().sum() for n in range(60))
+        return torch.autograd.grad(loss, c)[0].float()  # type: ignore[arg-type]
+
+    exact_net, exact_c = Field(), c.detach().float().requires_grad_()
+    exact_net.load_state_dict({k: v.float() for k, v in net.state_dict().items()})
+    loss = sum(exact_net(z.float(), 0.01 * n, exact_c).square().sum() for n in range(60))
+    (want,) = torch.autograd.grad(loss, exact_c)  # type: ignore[arg-type]
+    assert relative_error(summed({"accumulate": torch.float32}), want) < relative_error(summed({}), want)
+
+
 def test_full_precision_is_not_touched() -> None:
     net, z = Field(), state()
     found, _ = gradients(net, z, accumulate=torch.float32)

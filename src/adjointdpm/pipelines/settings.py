@@ -34,9 +34,7 @@ class Settings:
         if self.branches not in ("batched", "sequential"):
             raise InvalidInput(f'branches={self.branches!r}: expected "batched" or "sequential"')
         if self.memory is not None:
-            if not isinstance(
-                self.memory, Budget
-            ):  # a budget of its own serves one call: `ad.plan` reads it afterwards
+            if not isinstance(self.memory, Budget):  # one that `ad.plan` reads after a call
                 parse_memory(self.memory)
             if self.gradient != "exact":
                 raise InvalidInput(

@@ -191,7 +191,7 @@ class Call:
                     borrowed = [so_far if i in direct else None for i, so_far in enumerate(sums)]
                     found = gradients_in_place(roots, seeds, tensors_behind, borrowed)
                 else:
-                    found = self._gradients(roots, seeds, tensors_behind, direct, totals[-1], first_weight)
+                    found = self._gradients(roots, seeds, tensors_behind, sums, direct, totals[-1])
         finally:
             self.backward_runs["now"] = False
         if self.norms is not None:
@@ -206,30 +206,23 @@ class Call:
         roots: list[torch.Tensor],
         seeds: list[torch.Tensor],
         tensors: list[torch.Tensor],
+        sums: list[torch.Tensor | None],
         direct: set[int],
         of_weights: Total,
-        first_weight: int,
     ) -> list[torch.Tensor | None]:
-        """As `gradients_in_place`, with sums of large weights made by hooks and in `wide`."""
+        """As `gradients_in_place`, with sums of large weights (the last of `tensors`) made by hooks, and in `wide`."""
+        first_weight = len(tensors) - len(of_weights.gradients)
         which = [i - first_weight for i in sorted(direct)]
-        sums = list(of_weights.gradients)
         found: list[torch.Tensor | None] = []
         with added_as_they_arise(self.weights, which, of_weights, self.wide):
             found += torch.autograd.grad(roots, tensors, seeds, allow_unused=True)
         of_weights.owned &= set(which)
-        for i, new in enumerate(found):
-            at = i - first_weight
+        for i, (tensor, so_far, new) in enumerate(zip(tensors, sums, found, strict=True)):
             if i in direct:
-                found[i] = of_weights.gradients[at]
-            elif is_narrow(tensors[i], self.wide) and at >= 0:
-                found[i] = self._sum(sums[at], new)
+                found[i] = of_weights.gradients[i - first_weight]
+            elif is_narrow(tensor, self.wide):  # its sum so far was no summand of the backward pass
+                found[i] = so_far if new is None else new.to(self.wide) if so_far is None else so_far + new
         return found
-
-    def _sum(self, so_far: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
-        """The sum over the calls: the backward pass has made it, unless it is made here in a wider dtype."""
-        if new is None or not is_narrow(new, self.wide):
-            return so_far if new is None else new
-        return new.to(self.wide) if so_far is None else so_far + new
 
 
 @contextmanager
