@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["LiveTensorMeter", "cosine", "free_bytes", "relative_error", "resident_bytes"]
+__all__ = ["LiveTensorMeter", "cosine", "free_bytes", "relative_error", "resident_bytes", "synchronize"]
 
 
 def relative_error(got: torch.Tensor | None, want: torch.Tensor | None) -> float:
@@ -113,3 +113,9 @@ def free_bytes(device: torch.device) -> float:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
     return 4.0 * 2**30
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was asked, so that a clock means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

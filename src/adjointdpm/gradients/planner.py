@@ -17,6 +17,7 @@ import torch
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.gradients.plan_report import Plan, PlanRow
+from adjointdpm.numerics import synchronize
 from adjointdpm.replay.budget import Budget, parse_memory, readable
 from adjointdpm.replay.profile import Profile
 
@@ -107,13 +108,13 @@ def _measure(gen: Any, prompt: str, batch: int, call: dict[str, Any]) -> _Measur
     def seconds(steps: int, memory: Budget | None) -> float:
         leaf = latents.detach().clone().requires_grad_(True)
         variant = gen.with_(memory=memory, gradient="exact")
-        _wait(latents.device)
+        synchronize(latents.device)
         started = time.perf_counter()
         out = variant(num_inference_steps=steps, latents=leaf, **call)
         # Every leaf that a loss would reach, without touching anybody's `.grad`.
         leaves = [leaf, *(p for p in gen.parameters() if p.requires_grad)]
         torch.autograd.grad(out.image_unclamped.square().mean(), leaves, allow_unused=True)
-        _wait(latents.device)
+        synchronize(latents.device)
         return time.perf_counter() - started
 
     def ample() -> Budget:
@@ -193,8 +194,3 @@ def _follow(calls: Sequence[Profile], room: float, keep: int | None) -> tuple[fl
         else:
             again.append(call)
     return peak, again
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

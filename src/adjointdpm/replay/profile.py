@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from adjointdpm.numerics import LiveTensorMeter
+from adjointdpm.numerics import LiveTensorMeter, synchronize
 from adjointdpm.replay.call import Call
 
 __all__ = ["Profile", "kind_of", "known_profile", "measure"]
@@ -75,10 +75,10 @@ def measure(
 
 def _timed(call: Call, copies: Sequence[torch.Tensor], device: torch.device, profile: Profile) -> Profile:
     def seconds(work: Any) -> tuple[float, Any]:
-        _wait(device)
+        synchronize(device)
         started = time.perf_counter()
         result = work()
-        _wait(device)
+        synchronize(device)
         return time.perf_counter() - started, result
 
     times: list[tuple[float, ...]] = []
@@ -125,11 +125,6 @@ class _Meter:
         if self._meter is not None:
             return int(self._meter.peak_bytes)
         return torch.cuda.max_memory_allocated(self._device) - self._base
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _owner(module: torch.nn.Module) -> Any:
