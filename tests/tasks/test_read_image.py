@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from adjointdpm.errors import InputWarning, InvalidInput
-from adjointdpm.tasks.inversion.images import parts, read_image
+from adjointdpm.tasks.images import parts, read_image
 
 RED = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
 

@@ -2,6 +2,8 @@
 
 `run.json` holds the configuration, the environment and, at the end, the results.  Opening an existing folder resumes
 it if the configuration is the same; if it differs, the fields that differ are named and nothing is touched.
+
+Processes that share a run share its folder: the main one locks and writes it, the others read it once it is locked.
 """
 
 from __future__ import annotations
@@ -9,22 +11,38 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from adjointdpm.errors import InvalidInput, NumericalWarning
-from adjointdpm.runs.atomic import atomic_write
+from adjointdpm.runs.atomic import OutputError, atomic_write
 from adjointdpm.runs.checkpoint import MANIFEST, Checkpoint, load_checkpoint, save_checkpoint
 from adjointdpm.runs.environment import environment, environment_differences
 from adjointdpm.runs.lock import FolderLock
-from adjointdpm.runs.log import JsonlLog
+from adjointdpm.runs.log import JsonlLog, NoLog
 
 __all__ = ["RECORD", "RunFolder"]
 
 RECORD = "run.json"
+
+
+class Group(Protocol):
+    """The processes that share a run; `tasks.Team` is one."""
+
+    @property
+    def main(self) -> bool: ...
+
+    def agree(self, flag: bool) -> bool: ...
+
+
+class _Alone:
+    main = True
+
+    def agree(self, flag: bool) -> bool:
+        return flag
 
 
 class RunFolder:
@@ -34,6 +52,8 @@ class RunFolder:
     holds.  `identity` holds further facts that must agree on resume, such as the hash of the model.  Nothing is written
     before `begin`: if the task finds its inputs bad before that, a folder that was not there is gone again.  Raises
     `OutputError` if the folder is in use, `InvalidInput` if it holds something else or a run of other settings.
+
+    With a `team`, every process of it opens the folder; `log`, `save` and `finish` write in the main one only.
     """
 
     def __init__(
@@ -43,6 +63,8 @@ class RunFolder:
         config: Mapping[str, Any],
         identity: Mapping[str, Any] | None = None,
         device: str = "cpu",
+        *,
+        team: Group | None = None,
     ) -> None:
         self.path = Path(path)
         self.task = task
@@ -51,11 +73,21 @@ class RunFolder:
         self.environment = environment(device)
         self.record: dict[str, Any] = {}
         self.resumed: Checkpoint | None = None
-        self.log: JsonlLog
+        self.log: JsonlLog | NoLog
+        self._team: Group = team or _Alone()
         self._lock = FolderLock(self.path)
         self._new = False
 
     def __enter__(self) -> RunFolder:
+        self._together(self._take if self._team.main else _nothing)
+        try:  # the main process waits here until the others have read what it is about to change
+            self._together(_nothing if self._team.main else self._open)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def _take(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise InvalidInput(f"the output folder {self.path} is a file; choose another name")
         self._new = not self.path.exists()
@@ -65,17 +97,32 @@ class RunFolder:
         except BaseException:
             self._lock.release()
             raise
-        return self
+
+    def _together(self, part: Callable[[], None]) -> None:
+        """Do this process's part; raises in every process if one of them fails."""
+        try:
+            part()
+        except BaseException:
+            self._team.agree(True)
+            raise
+        if self._team.agree(False):
+            raise OutputError(f"another process of this run failed with {self.path}; its message says why")
 
     def begin(self) -> None:
         """Write the record and open the log; from here on the folder holds a run."""
         self.record["status"] = "running"
+        self.log = NoLog()
+        self._together(self._begin if self._team.main else _nothing)
+
+    def _begin(self) -> None:
         self._write_record()
         self.log = JsonlLog(self.path / "log.jsonl", keep_steps=self.resumed.step if self.resumed else 0)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._team.main:
+            return
         self._lock.release()
         if self._new and not (self.path / RECORD).exists():
             with contextlib.suppress(OSError):  # never remove what someone else has put there meanwhile
@@ -123,11 +170,11 @@ class RunFolder:
                 "Use the same settings to resume it, or choose a new folder."
             )
         differences = environment_differences(known, self.environment)
-        if differences and (self.path / MANIFEST).exists():
+        if differences and (self.path / MANIFEST).exists() and self._team.main:
             warnings.warn(
                 f"resuming in another environment ({'; '.join(differences)}): the result may differ in its last digits",
                 NumericalWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
         self.record = found
         if differences:
@@ -135,14 +182,20 @@ class RunFolder:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Checkpoint now; `OutputError` if the disk does not take it (the previous one stands)."""
-        save_checkpoint(self.path, checkpoint)
+        if self._team.main:
+            save_checkpoint(self.path, checkpoint)
 
     def finish(self, status: str, results: Mapping[str, Any] | None = None) -> None:
         """Write the record with its final status ("finished", "interrupted", "failed") and the results."""
         self.record["status"] = status
         if results is not None:
             self.record["results"] = dict(results)
-        self._write_record()
+        if self._team.main:
+            self._write_record()
 
     def _write_record(self) -> None:
         atomic_write(self.path / RECORD, json.dumps(self.record, indent=1, ensure_ascii=False))
+
+
+def _nothing() -> None:
+    pass

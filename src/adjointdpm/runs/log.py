@@ -12,7 +12,7 @@ from typing import Any
 
 from adjointdpm.runs.atomic import atomic_write, write_failure
 
-__all__ = ["JsonlLog", "read_jsonl"]
+__all__ = ["JsonlLog", "NoLog", "read_jsonl"]
 
 
 def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
@@ -47,3 +47,10 @@ class JsonlLog:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise write_failure(self.path, error) from error
+
+
+class NoLog:
+    """The log of a process that does not write."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        pass

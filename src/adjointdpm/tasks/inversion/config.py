@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from adjointdpm.tasks.loop import LoopSettings, Schedule
+from adjointdpm.tasks.settings import Positive, Seed, TaskConfig
 
-__all__ = ["PAPER", "InvertConfig"]
-
-# Paper A.1: rows of the base prompt fixed, all others learnt, MSE, AdamW with learning rate 0.1, 50 epochs.
-PAPER: dict[str, Any] = {
-    "space": "prompt",
-    "variant": "fill",
-    "loss": "mse",
-    "epochs": 50,
-    "lr": 0.1,
-    "lr_schedule": "constant",
-}
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+__all__ = ["InvertConfig"]
 
 
-class InvertConfig(BaseModel):
+class InvertConfig(TaskConfig):
     """What to invert, and how.
 
     Training pairs: `prompts` and `seeds` are paired one to one; a single one of either goes with all of the other.
@@ -33,12 +23,19 @@ class InvertConfig(BaseModel):
     model knows, appended to the prompt, or with "{prompt}" in it, put around it; the same noise).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    #: Paper A.1: rows of the base prompt fixed, all others learnt, MSE, AdamW with learning rate 0.1, 50 epochs.
+    PAPER: ClassVar[Mapping[str, Any]] = {
+        "space": "prompt",
+        "variant": "fill",
+        "loss": "mse",
+        "epochs": 50,
+        "lr": 0.1,
+        "lr_schedule": "constant",
+    }
+    FREE: ClassVar[frozenset[str]] = frozenset({"unseen_prompts", "unseen_seeds"})  # what the report shows besides
 
-    out: Path = Field(description="Folder of the run; an interrupted run in it is resumed.")
     prompts: tuple[str, ...] = Field(min_length=1, description="Base prompts.")
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, description="Seeds of the starting noises.")
-    negative_prompt: str = ""
     effect: str | None = Field(default=None, description="Built-in effect, or module:function on images (B, 3, H, W).")
     effect_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the effect.")
     target_images: tuple[Path, ...] = Field(default=(), description="Edited images, one for each pair.")
@@ -55,8 +52,6 @@ class InvertConfig(BaseModel):
     token: str = Field(default="<effect>", min_length=1, description="Name of the new token (token space).")
     vectors: int = Field(default=1, ge=1, le=75, description="Vectors of the new token (token space).")
     init_word: str | None = Field(default=None, description="Word whose embedding the token starts from (token space).")
-    steps: int = Field(default=10, ge=1, description="Sampling steps.")
-    guidance_scale: float = Field(default=3.0, allow_inf_nan=False)
     loss: str = Field(default="mse", description="mse, perceptual, efficientnet, lpips, or module:function.")
     epochs: int = Field(default=50, ge=1, description="AdamW steps, each over all pairs or `pairs_per_step`.")
     pairs_per_step: int | None = Field(
@@ -65,22 +60,10 @@ class InvertConfig(BaseModel):
     lr: Positive | None = Field(default=None, description="Learning rate; 0.1 in prompt space, 0.02 in token space.")
     lr_schedule: Schedule = "linear"
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
-    batch_size: int | None = Field(default=None, ge=1, description="Pairs at once (memory); None: all.")
-    checkpoint_every: int = Field(default=5, ge=1)
     unseen_prompts: tuple[str, ...] | None = Field(
         default=None, description="Shown in the report; None: a few plain nouns."
     )
     unseen_seeds: tuple[Seed, ...] = Field(default=(1000, 1001), min_length=1)
-    preset: Literal["paper"] | None = Field(
-        default=None, description="The paper's settings where nothing else is given."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("preset") == "paper":
-            return {**PAPER, **data}
-        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -126,6 +109,6 @@ class InvertConfig(BaseModel):
         return LoopSettings(self.epochs, lr, self.lr_schedule, self.weight_decay, self.checkpoint_every)
 
     def identity(self) -> dict[str, Any]:
-        """What must agree on resume: everything but where it is saved, how often, and what the report shows besides."""
-        free = {"out", "checkpoint_every", "unseen_prompts", "unseen_seeds"}
-        return self.model_dump(mode="json", exclude=free)
+        """What must agree on resume; the number format only where it is not the usual one, as in runs without it."""
+        facts = super().identity()
+        return facts if self.mixed_precision != "no" else {k: v for k, v in facts.items() if k != "mixed_precision"}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.losses import Loss, check_value
-from adjointdpm.tasks.inversion.images import parts
+from adjointdpm.tasks.images import parts
 from adjointdpm.tasks.inversion.painter import Painted, Painter
 from adjointdpm.tasks.inversion.spaces import Space
 
@@ -57,6 +57,6 @@ class Objective:
             value = self.loss(image, self.target.image[chosen].to(image))
             share = len(chosen) / len(pairs)
             if torch.is_grad_enabled():
-                (check_value(value, step) * share).backward()  # type: ignore[no-untyped-call]
+                self.painter.backward(check_value(value, step) * share)
             total += float(value.detach()) * share
         return total

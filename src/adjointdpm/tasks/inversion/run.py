@@ -27,6 +27,7 @@ from adjointdpm.tasks.inversion.spaces import PromptSpace, Space
 from adjointdpm.tasks.inversion.targets import read_targets, true_effect
 from adjointdpm.tasks.inversion.token_space import TokenSpace
 from adjointdpm.tasks.loop import optimise
+from adjointdpm.tasks.tracking import open_tracker
 
 __all__ = ["InvertResult", "invert"]
 
@@ -73,6 +74,7 @@ def invert(
     model = fingerprint(generator.pipe)
     device = str(getattr(generator.pipe, "device", "cpu"))
     identity = {**model, "generator": repr(generator)}
+    tracker = open_tracker(config.tracker, config.out, config.model_dump(mode="json"))
     with RunFolder(config.out, "invert", config.identity(), identity, device) as run:
         space: Space = PromptSpace(painter, config) if config.space == "prompt" else TokenSpace(painter, config)
         loss = load_loss(config.loss, _classifier)
@@ -83,7 +85,16 @@ def invert(
         save_tensors(config.out / PAIRS_FILE, {f"{n}.{k}": v for n, p in pairs.items() for k, v in vars(p).items()})
         objective = Objective(painter, space, loss, target)
         settings = config.loop_settings()
-        history = optimise(run, {"embedding": space.parameter}, objective.backward, settings, on_step)
+        history = optimise(
+            run,
+            {"embedding": space.parameter},
+            objective.backward,
+            settings,
+            on_step,
+            tracker=tracker,
+            precision=painter.precision,
+        )
+        tracker.close()
         final = objective.value()  # the last update's own loss is not in the history
         if config.pairs_per_step is None and not final < min(history.losses):  # losses of few pairs do not compare
             final = min(history.losses)

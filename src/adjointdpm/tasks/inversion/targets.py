@@ -11,8 +11,8 @@ from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.losses.load import load_function
+from adjointdpm.tasks.images import read_image
 from adjointdpm.tasks.inversion.config import InvertConfig
-from adjointdpm.tasks.inversion.images import read_image
 from adjointdpm.tasks.inversion.painter import Painted, Painter
 
 __all__ = ["load_effect", "true_effect", "with_words"]

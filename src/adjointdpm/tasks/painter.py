@@ -1,0 +1,106 @@
+"""One place that calls the generator for a task: noise by seed, guidance, steps, parts, number format, counts.
+
+Each seed has a random generator of its own, so an image does not depend on the batch, or the process, it is made in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.pipelines.outcome import Counts
+from adjointdpm.tasks.images import parts, tensors_of
+from adjointdpm.tasks.precision import Precision
+from adjointdpm.tasks.settings import TaskConfig
+
+__all__ = ["Painted", "Painter"]
+
+LIVE = 64  # calls whose backward is waited for; more graphs at once do not fit into memory anyway
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Images without a graph: `image` (B, 3, H, W) as the model made it, `shown` the same after the safety checker."""
+
+    image: Tensor
+    shown: Tensor
+
+
+class Painter:
+    """Draws images of embeddings (B, L, D) from the noises of seeds or from latents (B, C, h, w); counts the work.
+
+    Args:
+        generator: made by `adjointdpm.differentiable(pipe)`.
+        config: negative prompt, steps, guidance scale, batch size and number format.
+        wrt: what gets a gradient, as in `differentiable`; nothing named: whatever requires grad, as within `Trained`.
+    """
+
+    def __init__(self, generator: Any, config: TaskConfig, wrt: Sequence[str] = ()) -> None:
+        self.generator = generator.with_(wrt=tuple(wrt) or None)
+        self.config = config
+        self.precision = Precision(config.mixed_precision, generator.pipe.device)
+        self.network_calls = 0
+        self._counted = {"vjps": 0, "recomputations": 0}
+        self._live: list[Counts] = []  # of the latest calls, whose backward may be still to come
+
+    @property
+    def vjps(self) -> int:
+        """Vector-Jacobian products of networks in the backward passes so far."""
+        return self._count("vjps")
+
+    @property
+    def recomputations(self) -> int:
+        """Network calls run again in the backward passes so far; they are not in `network_calls`."""
+        return self._count("recomputations")
+
+    def _count(self, what: str) -> int:
+        return self._counted[what] + sum(counts[what] for counts in self._live)
+
+    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Rows of the prompts and of the negative prompt, (B, L, D) each, without a graph."""
+        with torch.no_grad():
+            prompt, negative = self.generator.encode_prompt(list(prompts), self.config.negative_prompt)
+        return prompt.detach(), negative.detach()
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """x_T of each seed, (B, C, h, w), float32, of unit variance."""
+        return torch.cat([self.generator.prepare_latents(1, seed) for seed in seeds])
+
+    def generate(self, embeds: Tensor, negative: Tensor, latents: Tensor | Sequence[int]) -> Any:
+        """The generator's result, with a graph to what `wrt` says; `latents` may also be seeds."""
+        noise = latents if isinstance(latents, Tensor) else self.noise(latents)
+        with self.precision.autocast():
+            out = self.generator(
+                prompt_embeds=embeds,
+                negative_prompt_embeds=negative,
+                latents=noise.to(embeds.device, embeds.dtype),
+                num_inference_steps=self.config.steps,
+                guidance_scale=self.config.guidance_scale,
+            )
+        self.network_calls += out.stats.nfe
+        if torch.is_grad_enabled():
+            self._live.append(out.stats.counts)
+        while len(self._live) > LIVE:
+            oldest = self._live.pop(0)
+            self._counted = {what: count + oldest[what] for what, count in self._counted.items()}
+        return out
+
+    def backward(self, loss: Tensor) -> None:
+        """`loss.backward()` with the loss scale of mixed precision; `optimise(..., precision=...)` takes it out."""
+        self.precision.backward(loss)
+
+    def paint(self, embeds: Tensor, negative: Tensor, latents: Tensor | Sequence[int]) -> Painted:
+        """Images of seeds or latents without a graph, `batch_size` at a time."""
+        images, shown = [], []
+        with torch.no_grad():
+            for part in parts(len(latents), self.config.batch_size):
+                chosen = list(part)
+                start = latents[chosen] if isinstance(latents, Tensor) else [latents[i] for i in chosen]
+                out = self.generate(embeds[chosen], negative[chosen], start)
+                images.append(out.image.detach().float().cpu())
+                shown.append(tensors_of(out.pil()))
+        return Painted(torch.cat(images), torch.cat(shown))
