@@ -7,6 +7,7 @@ SIGTERM is raised as an exception like SIGINT's, so that a task saves its state 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -36,7 +37,8 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    shell, debug = Shell("--json" in flags), "--debug" in flags
+    beside = os.environ.get("RANK", "0") != "0"  # of `accelerate launch`: the main process speaks for all
+    shell, debug = Shell("--json" in flags, mute=beside), "--debug" in flags
     received: list[int] = []
     try:
         with _terminate_as_exception(received), _warnings_as_lines(shell, debug), _guarded_stdout(shell):

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 MODEL, ODE, MACHINE = "Model", "ODE road", "Output for machines and for debugging"
+EPILOG = "Exit codes: 0 done, 1 the run failed, 2 bad input and nothing was started, 130 / 143 interrupted."
 
 
 def finite(value: float | None) -> float | None:
@@ -108,7 +109,7 @@ Gradient = Annotated[
     str | None,
     typer.Option(
         "--gradient",
-        help="exact, full (plain backprop) or adjoint (needs --solver). [default: exact]",
+        help="exact, full (plain backprop) or adjoint (needs --solver) (default: exact).",
         rich_help_panel=ODE,
     ),
 ]

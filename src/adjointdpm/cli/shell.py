@@ -31,10 +31,18 @@ class Shell:
     Args:
         as_json: stdout is reserved for one JSON document.
         stdout, stderr: text streams, by default those of the process.
+        mute: only errors are heard, as of a process that shares the work of another one which speaks.
     """
 
-    def __init__(self, as_json: bool = False, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
-        self.as_json = as_json
+    def __init__(
+        self,
+        as_json: bool = False,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        *,
+        mute: bool = False,
+    ) -> None:
+        self.as_json, self.mute = as_json, mute
         self.warnings: list[str] = []
         self._stdout = stdout or sys.stdout
         self._out = Console(file=self._stdout, highlight=False, soft_wrap=True)
@@ -42,18 +50,27 @@ class Shell:
             self._out.width = WIDTH
         self._err = Console(file=stderr or sys.stderr, highlight=False, soft_wrap=True)
 
+    @classmethod
+    def of(cls, made: Any, as_json: bool) -> Shell:
+        """The shell that the boundary made, or a new one where the app is run without it."""
+        return made if isinstance(made, cls) else cls(as_json)
+
     def say(self, *renderables: Any) -> None:
         """A result for people: text or a rich table on stdout; nothing with `--json`.  Text is taken literally."""
-        if not self.as_json:
+        if not self.as_json and not self.mute:
             self._out.print(*renderables, markup=False)
 
     def note(self, text: str) -> None:
         """A remark about the run, on stderr in both modes."""
+        if self.mute:
+            return
         self._err.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         """A warning on stderr; also kept for the JSON document."""
         self.warnings.append(text)
+        if self.mute:
+            return
         self._err.print("warning:", style="yellow", end=" ")
         self._err.print(text, markup=False)
 
@@ -69,7 +86,7 @@ class Shell:
 
     def emit(self, document: dict[str, Any]) -> None:
         """The command's JSON document with the warnings so far, only with `--json`; NaN and infinities become null."""
-        if self.as_json:
+        if self.as_json and not self.mute:
             document = document | {"warnings": self.warnings}
             self._stdout.write(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
             self._stdout.flush()
@@ -77,7 +94,7 @@ class Shell:
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Update]:
         """A bar on stderr; the body calls the yielded function with the units done so far, and maybe a new label."""
-        if not self._err.is_terminal:
+        if self.mute or not self._err.is_terminal:
             self.note(f"{label} …")
             yield lambda done, text=label: None
             return

@@ -7,6 +7,7 @@ comes from what is given explicitly, else from the file, else from the preset, e
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -72,7 +73,12 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 def load_config(
-    cls: type[Config], file: Path | None, given: Mapping[str, Any], *, named: Callable[[str], str] = str
+    cls: type[Config],
+    file: Path | None,
+    given: Mapping[str, Any],
+    *,
+    named: Callable[[str], str] = str,
+    reworded: Callable[[str], str] = str,
 ) -> Config:
     """The validated configuration: the settings in `file` (YAML or JSON) beneath those that are given explicitly.
 
@@ -81,6 +87,7 @@ def load_config(
         file: an object of settings, or None.
         given: fields by name; None and empty lists count as not given.
         named: what messages call a field, such as the option that sets it.
+        reworded: the same for a message about several fields.
 
     Raises:
         InvalidInput: the file cannot be read, or fields are wrong; names each with its value and what was expected.
@@ -90,23 +97,28 @@ def load_config(
     try:
         return cls.model_validate(fields)
     except ValidationError as error:
-        raise InvalidInput(explain(error, cls, named)) from error
+        raise InvalidInput(explain(error, cls, named, reworded)) from error
 
 
-def explain(error: ValidationError, cls: type[BaseModel], named: Callable[[str], str] = str) -> str:
+def explain(
+    error: ValidationError,
+    cls: type[BaseModel],
+    named: Callable[[str], str] = str,
+    reworded: Callable[[str], str] = str,
+) -> str:
     """All of pydantic's findings in one sentence: field, value, what is expected."""
     problems = error.errors()
     unknown = [repr(problem["loc"][0]) for problem in problems if problem["type"] == "extra_forbidden"]
-    parts = [_explained(problem, named) for problem in problems if problem["type"] != "extra_forbidden"]
+    parts = [_explained(problem, named, reworded) for problem in problems if problem["type"] != "extra_forbidden"]
     if unknown:
         parts.append(f"unknown settings {', '.join(unknown)}; known: {', '.join(cls.model_fields)}")
     return "; ".join(dict.fromkeys(parts))
 
 
-def _explained(problem: Mapping[str, Any], named: Callable[[str], str]) -> str:
+def _explained(problem: Mapping[str, Any], named: Callable[[str], str], reworded: Callable[[str], str]) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
-        return message
+        return reworded(message)
     field = named(str(problem["loc"][0]))
     if problem["type"] == "missing":
         return f"{field} is missing"
@@ -163,13 +175,8 @@ def _plain_yaml(text: str) -> Any:
         first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    for first in "tTfF":
-        Loader.yaml_implicit_resolvers.setdefault(first, [])
-    import re
-
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-    )
+    booleans = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", booleans, list("tTfF"))
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
