@@ -6,6 +6,7 @@ import torch
 from adjointdpm.errors import NonFinite
 from adjointdpm.runs import RunFolder, load_checkpoint, read_jsonl
 from adjointdpm.tasks.loop import LoopSettings, learning_rate, optimise
+from adjointdpm.tasks.precision import Precision
 
 SETTINGS = LoopSettings(epochs=12, lr=0.1, schedule="linear", weight_decay=0.01, checkpoint_every=5)
 
@@ -98,3 +99,121 @@ def test_learning_rates():
     assert rates("constant") == [1, 1, 1, 1]
     assert rates("linear") == [1, 0.75, 0.5, 0.25]
     assert rates("cosine") == pytest.approx([1, 0.853553, 0.5, 0.146447], abs=1e-6)
+
+
+def quadratic(x):
+    """Gradient descent on the squared distance of x from 1."""
+
+    def backward(step):
+        loss = (x - 1).square().sum()
+        loss.backward()
+        return float(loss.detach())
+
+    return backward
+
+
+def test_it_stops_early_when_the_loss_no_longer_falls(tmp_path):
+    settings = LoopSettings(50, 0.1, "constant", 0.0, 10, patience=3)
+    losses = [5.0, 4.0, 4.5, 4.2, 4.1, 1.0]
+
+    def run(folder, steps):
+        x = torch.nn.Parameter(torch.zeros(1))
+
+        def backward(step):
+            x.grad = torch.ones(1)
+            steps.append(step)
+            return losses[step - 1]
+
+        with RunFolder(folder, "t", {}) as opened:
+            opened.begin()
+            return optimise(opened, {"x": x}, backward, settings)
+
+    steps: list[int] = []
+    history = run(tmp_path / "run", steps)
+    assert history.losses == losses[:5]
+    assert history.best_step == 2
+    assert load_checkpoint(tmp_path / "run").step == 5
+    again = run(tmp_path / "run", steps)  # a run that stopped early is finished
+    assert steps == [1, 2, 3, 4, 5]
+    assert again.losses == losses[:5]
+
+
+def test_clipping_bounds_the_step_and_the_log_keeps_the_norm_before(tmp_path):
+    seen = []
+
+    x = torch.nn.Parameter(torch.full((4,), 101.0))
+
+    def note(step, epochs, loss):
+        seen.append(float(x.grad.norm()))
+
+    settings = LoopSettings(2, 0.1, "constant", 0.0, 5, clip_norm=0.5)
+    with RunFolder(tmp_path / "run", "t", {}) as opened:
+        opened.begin()
+        history = optimise(opened, {"x": x}, quadratic(x), settings, note)
+    assert history.grad_norms[0] == pytest.approx(400.0)
+    assert seen == pytest.approx([0.5, 0.5])
+
+
+def test_the_tracker_gets_each_step(tmp_path):
+    class Kept:
+        def __init__(self):
+            self.rows = []
+
+        def log(self, step, values):
+            self.rows.append((step, values))
+
+        def close(self):
+            pass
+
+    x = torch.nn.Parameter(torch.zeros(2))
+    with RunFolder(tmp_path / "run", "t", {}) as opened:
+        opened.begin()
+        history = optimise(
+            opened, {"x": x}, quadratic(x), LoopSettings(3, 0.1, "linear", 0.0, 5), tracker=(kept := Kept())
+        )
+    assert [step for step, _ in kept.rows] == [1, 2, 3]
+    assert [values["loss"] for _, values in kept.rows] == history.losses
+    assert kept.rows[2][1]["lr"] == pytest.approx(0.1 / 3)
+
+
+def test_a_loss_scale_that_is_too_large_is_halved_and_the_step_made_again(tmp_path):
+    """Gradients above 65504 overflow in float16: here by a factor that only the smaller scales leave room for."""
+    settings = LoopSettings(4, 0.1, "constant", 0.01, 2)
+
+    def run(folder, precision):
+        x = torch.nn.Parameter(torch.zeros(2))
+
+        def backward(step):
+            loss = (x - 1).square().sum()
+            precision.backward(loss)
+            x.grad = x.grad.half().float()
+            return float(loss.detach())
+
+        with RunFolder(folder, "t", {}) as opened:
+            opened.begin()
+            history = optimise(opened, {"x": x}, backward, settings, precision=precision)
+        return x, history
+
+    scaled = Precision("fp16")
+    assert scaled.scale == 2.0**16
+    x, history = run(tmp_path / "fp16", scaled)
+    assert scaled.scale == 2.0**14  # the gradient is -2: 2**15 gives -65536, an infinity in float16
+    plain, expected = run(tmp_path / "no", Precision())
+    assert history.losses == expected.losses
+    assert torch.equal(x, plain)
+    again = Precision("fp16")
+    run(tmp_path / "fp16", again)
+    assert again.scale == 2.0**14  # comes with the checkpoint
+
+
+def test_an_infinite_gradient_that_no_scale_cures_is_an_error(tmp_path):
+    x = torch.nn.Parameter(torch.zeros(1))
+
+    def backward(step):
+        x.grad = torch.full((1,), float("inf"))
+        return 1.0
+
+    with RunFolder(tmp_path / "run", "t", {}) as opened:
+        opened.begin()
+        with pytest.raises(NonFinite, match="the gradient of x is not finite"):
+            optimise(opened, {"x": x}, backward, SETTINGS, precision=Precision("fp16"))

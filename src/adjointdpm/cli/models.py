@@ -89,7 +89,10 @@ def torch_device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        place = os.environ.get("LOCAL_RANK")  # of `accelerate launch`: a device for each process
+        return torch.device("cuda" if place is None else f"cuda:{int(place) % torch.cuda.device_count()}")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -29,6 +29,7 @@ __all__ = [
     "Selection",
     "frozen",
     "frozen_when_replayed",
+    "meant_as_a_whole",
     "reached_nodes",
     "require_reached",
     "select",
@@ -136,6 +137,11 @@ def _warn_of_whole_denoisers(pipe: Any) -> None:
                 PerformanceWarning,
                 stacklevel=5,
             )
+
+
+def meant_as_a_whole(denoiser: torch.nn.Module) -> None:
+    """All weights of this one are trained on purpose: no warning about the cost of it."""
+    _warned.add(denoiser)
 
 
 Unasked = dict[torch.nn.Module, list[torch.nn.Parameter]]

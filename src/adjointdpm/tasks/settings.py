@@ -141,6 +141,7 @@ def read_settings(file: Path, option: str = "the settings file") -> dict[str, An
         raise
     except (OSError, ValueError, RecursionError) as error:  # also UnicodeDecodeError and JSONDecodeError
         raise InvalidInput(f"{option} {file} cannot be read as {name}: {error}.") from error
+    found = {} if found is None else found  # an empty file of YAML
     if not isinstance(found, dict):
         kind = type(found).__name__
         raise InvalidInput(f"{option} {file} holds a {name} {kind}; expected an object of settings.")

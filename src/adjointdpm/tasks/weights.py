@@ -24,6 +24,7 @@ from torch import nn
 from adjointdpm.errors import InvalidInput
 from adjointdpm.pipelines.components import denoisers_of
 from adjointdpm.pipelines.private import modules_of
+from adjointdpm.pipelines.wrt import meant_as_a_whole
 from adjointdpm.runs.atomic import write_failure
 
 __all__ = ["LORA_FILE", "Trained", "Where", "Which", "denoiser_of"]
@@ -117,6 +118,8 @@ class Trained:
         except BaseException:
             self._put_back()
             raise
+        if self.which == "all":
+            meant_as_a_whole(self.denoiser)
         self._inside = True
         return self
 
