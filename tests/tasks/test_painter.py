@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from adjointdpm.errors import InvalidInput
 from adjointdpm.pipelines import differentiable
 from adjointdpm.tasks.painter import LIVE, Painter
 from adjointdpm.tasks.settings import TaskConfig
+from tests.pipelines import tiny
 from tests.support.tiny_pipeline import tiny_pipeline
 
 
@@ -92,3 +94,23 @@ def test_float16_alone_would_lose_a_small_gradient_that_the_scale_keeps(gen):
     true = float(noise.grad.norm())
     assert abs(norms[1] / true - 1) < 0.05
     assert abs(norms[0] / true - 1) > 0.2
+
+
+@pytest.mark.parametrize("make", [tiny.stable_diffusion_xl, tiny.stable_diffusion_3])
+def test_pipelines_that_take_more_of_a_prompt_than_its_rows(make):
+    gen = differentiable(make())
+    painter = painter_of(gen, wrt=("x_T",))
+    prompts = ["a red apple", "a blue cat"]
+    embeds, negative = painter.encode(prompts)
+    noise = painter.noise([1, 2])
+    ours = painter.paint(torch.stack([*embeds]), negative[:1].expand_as(negative), noise).image
+    with torch.no_grad():
+        theirs = gen(prompts, negative_prompt=[""] * 2, latents=noise, num_inference_steps=2, guidance_scale=3.0).image
+    assert torch.allclose(ours, theirs.float(), atol=1e-5)
+    swapped = painter.paint(embeds[[1, 0]], negative, noise).image
+    assert not torch.allclose(ours, swapped, atol=1e-5)
+    leaf = noise.clone().requires_grad_()
+    painter.backward(painter.generate(embeds, negative, leaf).image_unclamped.square().mean())
+    assert bool(leaf.grad.any())
+    with pytest.raises(InvalidInput, match="known for the rows of prompts only"):
+        painter.paint(embeds + 1, negative, noise)

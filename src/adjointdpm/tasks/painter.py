@@ -1,10 +1,14 @@
 """One place that calls the generator for a task: noise by seed, guidance, steps, parts, number format, counts.
 
 Each seed has a random generator of its own, so an image does not depend on the batch, or the process, it is made in.
+
+Some pipelines take more of a prompt than its rows: a pooled embedding, an attention mask.  Tasks handle rows; what
+belongs to them is remembered when a prompt is encoded, by the rows' values, and joins them again at the call.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adjointdpm.errors import InvalidInput
+from adjointdpm.pipelines.encode import encode_prompt
 from adjointdpm.pipelines.outcome import Counts
 from adjointdpm.tasks.images import parts, tensors_of
 from adjointdpm.tasks.precision import Precision
@@ -19,6 +25,7 @@ from adjointdpm.tasks.settings import TaskConfig
 
 __all__ = ["Painted", "Painter"]
 
+PAIR = ("prompt_embeds", "negative_prompt_embeds")
 LIVE = 64  # calls whose backward is waited for; more graphs at once do not fit into memory anyway
 
 
@@ -46,6 +53,8 @@ class Painter:
         self.network_calls = 0
         self._counted = {"vjps": 0, "recomputations": 0}
         self._live: list[Counts] = []  # of the latest calls, whose backward may be still to come
+        self._negative_taken = True
+        self._beside: dict[str, dict[bytes, Tensor]] = {}  # by argument of the call: what belongs to a prompt's rows
 
     @property
     def vjps(self) -> int:
@@ -61,10 +70,37 @@ class Painter:
         return self._counted[what] + sum(counts[what] for counts in self._live)
 
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Rows of the prompts and of the negative prompt, (B, L, D) each, without a graph."""
+        """Rows of the prompts and of the negative prompt, (B, L, D) each, without a graph.
+
+        The negative rows are zero where the pipeline takes none.
+        """
         with torch.no_grad():
-            prompt, negative = self.generator.encode_prompt(list(prompts), self.config.negative_prompt)
-        return prompt.detach(), negative.detach()
+            found = encode_prompt(self.generator.pipe, list(prompts), self.config.negative_prompt)
+        rows = found["prompt_embeds"].detach()
+        negative = found.get("negative_prompt_embeds", torch.zeros_like(rows)).detach()
+        for name, value in found.items():
+            whose = negative if name.startswith("negative") else rows
+            if name not in PAIR and name in self.generator.accepts and isinstance(value, Tensor):
+                self._beside.setdefault(name, {}).update(zip(map(_key, whose), value.detach(), strict=True))
+        self._negative_taken = "negative_prompt_embeds" in found
+        return rows, negative
+
+    def conditioning(self, embeds: Tensor, negative: Tensor) -> dict[str, Tensor]:
+        """The arguments of the generator's call that say what to paint."""
+        found = {"prompt_embeds": embeds}
+        if self._negative_taken:
+            found["negative_prompt_embeds"] = negative
+        for name, known in self._beside.items():
+            try:
+                rows = [known[_key(row)] for row in (negative if name.startswith("negative") else embeds)]
+            except KeyError:
+                kind = type(self.generator.pipe).__name__
+                raise InvalidInput(
+                    f"{kind} takes {name} as well, which is known for the rows of prompts only: embeddings that are "
+                    "changed cannot be painted by it"
+                ) from None
+            found[name] = torch.stack(rows)
+        return found
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """x_T of each seed, (B, C, h, w), float32, of unit variance."""
@@ -75,9 +111,8 @@ class Painter:
         noise = latents if isinstance(latents, Tensor) else self.noise(latents)
         with self.precision.autocast():
             out = self.generator(
-                prompt_embeds=embeds,
-                negative_prompt_embeds=negative,
-                latents=noise.to(embeds.device, embeds.dtype),
+                **self.conditioning(embeds, negative),
+                latents=noise.to(embeds.device, embeds.dtype if embeds.is_floating_point() else noise.dtype),
                 num_inference_steps=self.config.steps,
                 guidance_scale=self.config.guidance_scale,
             )
@@ -104,3 +139,9 @@ class Painter:
                 images.append(out.image.detach().float().cpu())
                 shown.append(tensors_of(out.pil()))
         return Painted(torch.cat(images), torch.cat(shown))
+
+
+def _key(row: Tensor) -> bytes:
+    """The values of a prompt's rows, shortened."""
+    values = row.detach().to("cpu", torch.float32).contiguous().numpy()
+    return hashlib.sha256(values.tobytes()).digest()
