@@ -5,14 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["LiveTensorMeter", "cosine", "free_bytes", "relative_error", "resident_bytes", "synchronize"]
+__all__ = [
+    "LiveTensorMeter",
+    "allocated_bytes",
+    "cosine",
+    "free_bytes",
+    "full_precision",
+    "relative_error",
+    "resident_bytes",
+    "synchronize",
+]
 
 
 def relative_error(got: torch.Tensor | None, want: torch.Tensor | None) -> float:
@@ -104,6 +113,11 @@ def resident_bytes() -> int | None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the peak, in bytes on macOS
 
 
+def allocated_bytes(device: torch.device) -> int | None:
+    """Bytes of all live tensors on a device, as its allocator counts them; None where it does not tell (the CPU)."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
+
+
 def free_bytes(device: torch.device) -> float:
     """Memory that is free on a device; an estimate where the system does not tell."""
     if device.type == "cuda":
@@ -113,6 +127,20 @@ def free_bytes(device: torch.device) -> float:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
     return 4.0 * 2**30
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 products in float32 on CUDA too, not in TF32's 10 bits, which convolutions use by default."""
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def synchronize(device: torch.device) -> None:

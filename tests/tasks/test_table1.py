@@ -204,7 +204,7 @@ def sprites(tmp_path: Path) -> Path:
 def test_distances_to_composed_images(
     pipe: Any, sprites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "efficientnet", stripes)
+    monkeypatch.setattr(run, "efficientnet", lambda device: stripes)
     monkeypatch.setattr(run, "need_features", lambda standard: None)
     result = reproduce_table1(settings(tmp_path, images=8, resamples=20, sprites=sprites), pipe)
     for cell in result.results["cells"]:

@@ -140,7 +140,7 @@ def directions_for(gradient: Sequence[Tensor], count: int, seed: int) -> list[li
         found.append([g.detach() * (math.sqrt(total) / norm) for g in gradient])
     source = torch.Generator().manual_seed(seed)
     while len(found) < count:
-        noise = [torch.randn(g.shape, generator=source, dtype=torch.float64) for g in gradient]
+        noise = [torch.randn(g.shape, generator=source, dtype=torch.float64, device="cpu") for g in gradient]
         size = math.sqrt(sum(float(v.square().sum()) for v in noise) / total)
         found.append([(v / size).to(g) for v, g in zip(noise, gradient, strict=True)])
     return found[:count]

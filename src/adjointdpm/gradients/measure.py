@@ -91,7 +91,7 @@ def compare(got: Measured, want: Measured, wrt: str) -> tuple[float, float, str]
     note = oddities([g for g, _ in pairs])
     difference = product = size_got = size_want = 0.0
     for g, w in pairs:  # tensor by tensor: weights are many, and one flat float64 copy of all would double them
-        zero = torch.zeros((), dtype=torch.float64)
+        zero = torch.zeros((), dtype=torch.float64, device="cpu")
         left = zero if g is None else g.detach().to("cpu", torch.float64)
         right = zero if w is None else w.detach().to("cpu", torch.float64)
         difference += float((left - right).square().sum())

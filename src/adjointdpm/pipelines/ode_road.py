@@ -121,7 +121,7 @@ class OdeRoad:
         """
         denoiser, bound = self._problem(call)
         guided = GuidedDenoiser(denoiser, x=x_0, **{k.replace("guidance_", ""): v for k, v in bound.items()})
-        time = torch.tensor(self.schedule.t_end, dtype=torch.float64)
+        time = torch.tensor(self.schedule.t_end, dtype=torch.float64, device="cpu")
         alpha, sigma = (float(f(time)) for f in (self.schedule.alpha, self.schedule.sigma))
         x = x_0
         for _ in range(ROUNDS):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from adjointdpm.errors import InvalidInput, PerformanceWarning
-from adjointdpm.numerics import free_bytes
+from adjointdpm.numerics import allocated_bytes, free_bytes
 from adjointdpm.replay.call import Call
 from adjointdpm.replay.keep import Graph, Keep
 from adjointdpm.replay.profile import Profile, kind_of, known_profile, measure
@@ -62,7 +62,7 @@ class Budget(Keep):
     Attributes:
         profile: what the latest call costs, None while that is not known.
         calls: what each call so far costs, in order, with the module that was called.
-        rest_bytes: the most that weights and states took beside the graphs (CUDA: everything else on the device).
+        rest_bytes: the most that weights and states took beside the graphs (CUDA: with all that was on the device).
 
     Raises:
         InvalidInput: memory is no size; or, at a call, it cannot hold the call: names the smallest that can.
@@ -74,6 +74,7 @@ class Budget(Keep):
         self._counted: set[int] = set()
         self._weights: dict[int, int] = {}
         self._weight_bytes = 0
+        self._base: int | None = None  # what was on the device before the first call, where the allocator tells
         self._states: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         self._loop = 0
         self._seen: set[tuple[Any, ...]] = set()
@@ -98,10 +99,12 @@ class Budget(Keep):
         self._loop = max(self._loop, *(_IN_THE_LOOP * t.nbytes for t in tensors), 0)
         self._kind = kind_of(module, call, tensors)
         self.profile = known_profile(module, self._kind)
+        device = _device(call, tensors)
+        if self._base is None:
+            self._base = allocated_bytes(device)
         if self.profile is None:
             self._drop(lambda kept: True)  # what it needs is not known yet
             return
-        device = _device(call, tensors)
         free = self.limit(device) - self._rest(device) - self.profile.peak_bytes
         self._drop(lambda kept: kept > free)
         if self._kind in self._seen:
@@ -115,7 +118,8 @@ class Budget(Keep):
         for copy in copies:
             if id(copy) not in self._weights and id(copy) not in self._states:
                 self._states[id(copy)] = weakref.ref(copy), copy.nbytes
-        self.rest_bytes = max(self.rest_bytes, self._rest(_device(call, copies)))
+        base = self._weight_bytes if self._base is None else self._base
+        self.rest_bytes = max(self.rest_bytes, base + self._state_bytes())
         if self.profile is None:
             self._unmeasured = module, call, copies
             return
@@ -157,11 +161,14 @@ class Budget(Keep):
 
     def _rest(self, device: torch.device) -> int:
         """Bytes of everything else on the device."""
-        if device.type == "cuda":
-            return torch.cuda.memory_allocated(device) - self._held()
+        allocated = allocated_bytes(device)
+        if allocated is not None:
+            return allocated - self._held()
+        return self._weight_bytes + self._state_bytes()
+
+    def _state_bytes(self) -> int:
         self._states = {key: (ref, size) for key, (ref, size) in self._states.items() if ref() is not None}
-        states = sum(size for _, size in self._states.values()) + self._loop
-        return self._weight_bytes + states
+        return sum(size for _, size in self._states.values()) + self._loop
 
     def expect(self, peak_bytes: int, name: str) -> None:
         """A call with this peak will come: the first call of each kind refuses for it too."""

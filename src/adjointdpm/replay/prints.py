@@ -35,7 +35,7 @@ def fingerprints(tensors: Sequence[torch.Tensor], dtypes: Sequence[torch.dtype])
         where, members = groups.setdefault((bits.device, bits.dtype, bits.numel() <= _SMALL), ([], []))
         where.append(i)
         members.append(bits)
-    result = torch.full((len(tensors), 2), UNKNOWN)
+    result = torch.full((len(tensors), 2), UNKNOWN, device="cpu")
     for (_, dtype, small), (where, members) in groups.items():
         sum_dtype = torch.int64 if dtype == torch.int64 else torch.int32
         result[where] = (_of_small if small else _of_large)(members, sum_dtype).long().cpu()
@@ -50,7 +50,7 @@ def _of_large(bits: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
 def _of_small(bits: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
     """All in one go: most tensors of a network are small, and calls of kernels would be most of the time."""
     flat = torch.cat([b.flatten() for b in bits])
-    sizes = torch.tensor([b.numel() for b in bits])
+    sizes = torch.tensor([b.numel() for b in bits], device="cpu")
     ends = sizes.cumsum(0)
     middles, lasts = (ends - sizes + sizes // 2).to(flat.device), (ends - 1).to(flat.device)
     up_to = flat.cumsum(0, dtype=dtype)[lasts]

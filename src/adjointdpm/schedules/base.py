@@ -20,7 +20,7 @@ __all__ = ["Schedule", "as_time"]
 
 def as_time(t: Tensor | float) -> Tensor:
     """`t` as a float64 tensor; a graph, if it has one, is kept."""
-    return torch.as_tensor(t, dtype=torch.float64)
+    return torch.as_tensor(t, dtype=torch.float64, device="cpu")
 
 
 class Schedule(ABC):

@@ -102,16 +102,18 @@ def _settings(config: Mapping[str, Any] | Any) -> dict[str, Any]:
 def _betas(settings: Mapping[str, Any]) -> Tensor:
     """The T betas of a config, float32."""
     if settings.get("trained_betas") is not None:
-        return torch.as_tensor(settings["trained_betas"], dtype=torch.float32)
+        return torch.as_tensor(settings["trained_betas"], dtype=torch.float32, device="cpu")
     total, kind = int(settings["num_train_timesteps"]), settings["beta_schedule"]
     low, high = float(settings["beta_start"]), float(settings["beta_end"])
     if kind == "linear":
-        return torch.linspace(low, high, total, dtype=torch.float32)
+        return torch.linspace(low, high, total, dtype=torch.float32, device="cpu")
     if kind == "scaled_linear":
-        return torch.linspace(low**0.5, high**0.5, total, dtype=torch.float32) ** 2
+        return torch.linspace(low**0.5, high**0.5, total, dtype=torch.float32, device="cpu") ** 2
     if kind == "squaredcos_cap_v2":
         bar = [math.cos((i / total + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(total + 1)]
-        return torch.tensor([min(1 - bar[i + 1] / bar[i], 0.999) for i in range(total)], dtype=torch.float32)
+        return torch.tensor(
+            [min(1 - bar[i + 1] / bar[i], 0.999) for i in range(total)], dtype=torch.float32, device="cpu"
+        )
     raise InvalidInput(f"beta_schedule={kind!r} is unknown; known: linear, scaled_linear, squaredcos_cap_v2")
 
 

@@ -49,10 +49,10 @@ class VPDiscrete(VariancePreserving):
     _last_angle: float = field(init=False, repr=False)  # atan2(sigma, alpha) at T-2
 
     def __post_init__(self) -> None:
-        values = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64).detach().cpu()
+        values = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64, device="cpu").detach().cpu()
         if values.ndim != 1 or len(values) < 2:
             raise InvalidInput(f"alphas_cumprod must be one row of at least 2 values, got shape {tuple(values.shape)}")
-        extended = torch.cat([torch.ones(1, dtype=torch.float64), values])
+        extended = torch.cat([torch.ones(1, dtype=torch.float64, device="cpu"), values])
         if not bool((extended.diff() < 0).all()) or not float(values[-1]) >= 0:
             raise InvalidInput("alphas_cumprod must decrease strictly from below 1 to 0 or above")
         object.__setattr__(self, "alphas_cumprod", values)

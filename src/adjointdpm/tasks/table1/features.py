@@ -43,12 +43,15 @@ def need_features(standard: bool) -> None:
         )
 
 
-def efficientnet(images: Tensor) -> np.ndarray:
+def efficientnet(device: torch.device | str = "cpu") -> Features:
     """(N, 320) of EfficientNet-lite0."""
     from adjointdpm.zoo.measure import efficientnet_features
 
-    with redirect_stdout(StringIO()):  # its package announces the weights at every load
-        return efficientnet_features(images.float() / 255)
+    def features(images: Tensor) -> np.ndarray:
+        with redirect_stdout(StringIO()):  # its package announces the weights at every load
+            return efficientnet_features(images.float() / 255, device=device)
+
+    return features
 
 
 class _Inception:

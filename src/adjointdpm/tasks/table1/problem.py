@@ -44,8 +44,8 @@ class Problem:
                 "divides by 0: Table 1 needs a schedule that starts above it"
             )
         self.pipe, self.seed = pipe, config.seed
-        on_cpu = torch.device(getattr(pipe, "device", "cpu")).type == "cpu"
-        self.threads = torch.get_num_threads() if on_cpu else 1  # batches solved side by side
+        self.device = torch.device(getattr(pipe, "device", "cpu"))
+        self.threads = torch.get_num_threads() if self.device.type == "cpu" else 1  # batches solved side by side
         self.network = network_of(pipe)
         self.denoiser = Denoiser(DiffusersNetwork(self.network, {}), schedule, prediction)  # type: ignore[arg-type]
         self.prompts = _prompts(pipe, config)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import fingerprint
+from adjointdpm.numerics import full_precision
 from adjointdpm.runs import GracefulStop, RunFolder, atomic_write, load_tensors, save_tensors
 from adjointdpm.tasks.table1.cells import Cell
 from adjointdpm.tasks.table1.config import Table1Config
@@ -59,7 +60,11 @@ def reproduce_table1(config: Table1Config, pipe: Any, *, on_progress: Progress |
         raise InvalidInput("Table 1 needs a float64 state, which the device mps does not have: use cpu or cuda")
     _need_packages(config)
     identity = {**fingerprint(pipe), "pipeline": type(pipe).__name__, "scheduler": type(pipe.scheduler).__name__}
-    with RunFolder(config.out, "table1", config.identity(), identity, device) as run, GracefulStop() as stop:
+    with (
+        RunFolder(config.out, "table1", config.identity(), identity, device) as run,
+        GracefulStop() as stop,
+        full_precision(),
+    ):
         problem = Problem(pipe, config)
         run.begin()
         controlled = time_features(problem.network) is not None
@@ -129,7 +134,7 @@ class _Bench:
         """Features of the real images, what makes them, and the distance of two sets of real images."""
         if not self.config.images:
             return None, None, None
-        features = efficientnet if self.config.scenes else inception()
+        features = efficientnet(self.problem.device) if self.config.scenes else inception()
         path = self.folder / "real.safetensors"
         if not path.exists():
             height, width = self.problem.images(self.problem.noise(range(1))).shape[-2:]
@@ -157,5 +162,5 @@ class _Bench:
         """The first images of every cell by its key, and those of the reference."""
         folder = self.folder / "cells"
         kept = {c.key: load_tensors(folder / f"{c.key}.safetensors")[0]["images"][:SHOWN] for c in self.config.cells}
-        shown = want[:SHOWN].to(getattr(self.problem.pipe, "device", "cpu"))
+        shown = want[:SHOWN].to(self.problem.device)
         return {"reference": self.problem.images(shown), **kept}
