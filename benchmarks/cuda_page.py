@@ -44,8 +44,8 @@ def page(found: dict[str, Any]) -> str:
         "- *Error*: relative to the gradient of `exact`, the larger of both. cuDNN's and cuBLAS's kernels may add in "
         "another order from one run to the next, which bfloat16 shows. `adjoint` and `one_step` are approximations; a "
         "network of random weights says nothing of how good they are on a trained one.",
-        "- An image a batch leaves such a card mostly waiting for the next kernel, so the shares of the peak are low and "
-        "rows that launch more of them (one branch after the other) take longer for the same work.",
+        "- An image a batch leaves such a card mostly waiting for the next kernel, so the shares of the peak are low, "
+        "and rows that launch more of them (one branch after the other) take longer for the same work.",
     ]
     for size in found["sizes"]:
         lines += _size(size, peak)

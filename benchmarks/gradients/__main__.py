@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gradients import analytic, budget, compiled, cost, empty, equal_time, errors, guided
+from benchmarks.gradients import analytic, budget, compiled, cost, empty, equal_time, errors, guided, selective
 from benchmarks.gradients.plan import FULL, QUICK, TINY
 from benchmarks.gradients.store import Store
 
@@ -22,6 +22,7 @@ SECTIONS = {
     "guided": guided.measure,
     "empty": empty.measure,
     "budget": budget.measure,
+    "selective": selective.measure,
     "cost": cost.measure,
     "equal_time": equal_time.measure,
     "compile": compiled.measure,

@@ -29,7 +29,7 @@ class Plan:
         timed: (kind, steps, rows) of the cost section, in the order in which they are measured.
         untimed: (kind, steps) at which error, memory and evaluations alone are measured, of the `ESSENTIAL` rows.
         errors: (steps, dtypes) of the exactness of every solver; walked: steps of `reversible`.
-        budgets: (kind, steps) of that section.
+        budgets: (kind, steps) of that section; selective: kinds of the section of a single call.
         empty: (steps, turns) of the empty network.
         compiled, guided: steps, 0 to leave the section out.
         mixture: steps of the analytic section; `samples` its batch, `reference` the steps of the converged gradient.
@@ -42,6 +42,7 @@ class Plan:
     errors: tuple[tuple[int, tuple[str, ...]], ...] = ((5, ("float32", "float64")), (20, ("float32",)))
     walked: tuple[int, ...] = (5, 10, 20, 40, 80)
     budgets: tuple[tuple[str, int], ...] = (("x_T", 20), ("weights", 20))
+    selective: tuple[str, ...] = ("x_T", "weights")
     empty: tuple[int, int] = (40, 15)
     compiled: int = 20
     guided: tuple[int, ...] = (10, 20, 40)
@@ -76,6 +77,7 @@ QUICK = Plan(
     errors=((3, ("float32", "float64")),),
     walked=(5,),
     budgets=(("x_T", 10),),
+    selective=("x_T",),
     empty=(20, 5),
     compiled=0,
     guided=(),
@@ -94,6 +96,7 @@ TINY = Plan(
     errors=((2, ("float32", "float64")),),
     walked=(2, 4),
     budgets=(("x_T", 8),),
+    selective=("x_T",),
     empty=(3, 1),
     compiled=0,
     guided=(3,),

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.gradients.analytic import SPACINGS
 from benchmarks.gradients.equal_time import ENGINES
 from benchmarks.gradients.methods import SHARES, label_of
+from benchmarks.gradients.selective import half_memory
 from benchmarks.gradients.tables import TO, cases, small
 
 __all__ = ["verdicts"]
@@ -128,6 +129,20 @@ def _budget(rows: dict[str, Any]) -> Iterator[Verdict]:
         )
 
 
+def _selective(rows: dict[str, Any]) -> Iterator[Verdict]:
+    for kind, case in rows.items():
+        whole, selective = half_memory(case["rows"])
+        share = case["rows"]["selective"]["graph_bytes"] / case["rows"]["whole"]["graph_bytes"]
+        cost = case["rows"]["selective"]["over_floor"][1]
+        yield (
+            f"would selective keeping inside a call save more with half of the memory, to {TO[kind]}?",
+            f"a call so kept holds {share:.0%} of its graph and takes {cost:.2f} × running it twice (whole graph: "
+            f"{case['rows']['whole']['over_floor'][1]:.2f}); all calls: {selective:.2f} × against {whole:.2f} × with "
+            "whole graphs",
+            None,
+        )
+
+
 def _empty(rows: dict[str, Any]) -> Iterator[Verdict]:
     per_call = {case["kind"]: case["rows"]["exact"]["us_per_call"][1] for case in rows.values()}
     floor = {case["kind"]: case["rows"]["floor_euler"]["us_per_call"][1] for case in rows.values()}
@@ -215,6 +230,6 @@ def _equal_time(rows: dict[str, Any]) -> Iterator[Verdict]:
 
 ANSWERS: tuple[tuple[str, Callable[[dict[str, Any]], Iterator[Verdict]]], ...] = (
     ("errors", _exactness), ("cost", _time), ("empty", _empty), ("cost", _memory), ("budget", _budget),
-    ("compile", _compiled), ("analytic", _mixture), ("analytic", _raw_or_exponential), ("guided", _guided),
-    ("equal_time", _equal_time),
+    ("selective", _selective), ("compile", _compiled), ("analytic", _mixture), ("analytic", _raw_or_exponential),
+    ("guided", _guided), ("equal_time", _equal_time),
 )  # fmt: skip
