@@ -146,3 +146,17 @@ def test_a_network_that_does_not_repeat_itself_is_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sample(Denoiser(lambda x, t, c: torch.tanh(x), VP), x, **settings).x0.sum().backward()
+
+
+@pytest.mark.parametrize(("solver", "gradient"), [("belm", "reversible"), ("euler", "adjoint")])
+def test_one_copy_of_the_weights_gradient(solver: str, gradient: str) -> None:
+    """Beside the sums over the steps there is never a second gradient of all weights."""
+    layers = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8)))
+    denoiser = Denoiser(lambda x, t, c: layers(x), VPLinear(), "eps")
+    grid = make_grid(VPLinear(), 5, "uniform", t_end=0.1, to_zero=False)
+    x = torch.randn(1, 256, generator=torch.Generator().manual_seed(0))
+    sample(denoiser, x, grid=grid, solver=solver, gradient=gradient).x0.sum().backward()
+    layers.zero_grad(set_to_none=True)
+    with LiveTensorMeter() as meter:
+        sample(denoiser, x, grid=grid, solver=solver, gradient=gradient).x0.sum().backward()
+    assert meter.peak_bytes < 1.4 * sum(w.nbytes for w in layers.parameters())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from adjointdpm.models import Counter, GuidedDenoiser
 from adjointdpm.models.tree import tree_map
 from adjointdpm.ode import ODE
+from adjointdpm.replay.accumulate import large
 
 __all__ = ["Augmented", "Linearization", "differentiated"]
 
@@ -67,6 +69,7 @@ class Augmented:
         self.slots = [i for i, want in enumerate(wanted) if want]
         self.leaves = [everything[i] for i in self.slots]
         self.integrals: list[Tensor | None] = [None] * len(self.leaves)
+        self._large = frozenset(i for i, leaf in enumerate(self.leaves) if large(leaf))
         self.vjps = 0
 
     def linearize(self, z: Tensor, t: Tensor, towards: Tensor) -> Linearization:
@@ -93,16 +96,33 @@ class Augmented:
             found[slot] = None if integral is None else integral.to(leaf.dtype)
         return found
 
-    def accumulate(self, parts: Sequence[Tensor | None], weight: float) -> None:
-        """integrals += weight * parts, in place and in float32 at least."""
-        for i, part in enumerate(parts):
-            if part is None:
-                continue
-            if (total := self.integrals[i]) is None:
-                dtype = torch.promote_types(part.dtype, torch.float32)
-                self.integrals[i] = part.to(dtype, copy=True).mul_(weight)
-            else:
-                total.add_(part, alpha=weight)
+    def pull(self, out: Tensor, z: Tensor, a: Tensor, weight: float, keep: bool) -> Tensor | None:
+        """(d out / dz)^T a; integrals += weight * (d out / d leaves)^T a, in place and in float32 at least.
+
+        Gradients of large leaves are added by hooks as they arise: all of them at once would be a second copy.
+        """
+        handles = [self.leaves[i].register_hook(partial(self._take, i, weight)) for i in self._large]  # type: ignore[no-untyped-call]
+        try:
+            found = torch.autograd.grad(out, [z, *self.leaves], a, retain_graph=keep, allow_unused=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.vjps += 1
+        for i, part in enumerate(found[1:]):
+            if part is not None and i not in self._large:
+                self._add(i, weight, part)
+        return found[0]
+
+    def _take(self, i: int, weight: float, part: Tensor) -> Tensor:
+        self._add(i, weight, part)
+        return part.new_zeros(()).expand_as(part)
+
+    def _add(self, i: int, weight: float, part: Tensor) -> None:
+        if (total := self.integrals[i]) is None:
+            dtype = torch.promote_types(part.dtype, torch.float32)
+            self.integrals[i] = part.to(dtype, copy=True).mul_(weight)
+        else:
+            total.add_(part, alpha=weight)
 
 
 class Linearization:
@@ -117,11 +137,9 @@ class Linearization:
         system = self._system
         if not self._out.requires_grad:
             return torch.zeros_like(a)
-        inputs, a = [self._leaf, *system.leaves], a.to(self._out.dtype)
-        found = torch.autograd.grad(self._out, inputs, a, retain_graph=keep, allow_unused=True)
-        system.vjps += 1
-        system.accumulate(found[1:], weight)
-        return torch.zeros_like(a) if found[0] is None else found[0]
+        a = a.to(self._out.dtype)
+        found = system.pull(self._out, self._leaf, a, weight, keep)
+        return torch.zeros_like(a) if found is None else found
 
     def is_at(self, t: Tensor, towards: Tensor) -> bool:
         """Whether this is F at time t on that side of it (the raw form has kinks on a discrete schedule)."""
