@@ -66,7 +66,9 @@ def test_mixed_precision_is_that_of_plain_backpropagation_and_its_gradient_is_fl
     found = []
     for painter in painters:
         noise = painter.noise([1]).requires_grad_()
-        painter.backward(painter.generate(embeds, negative, noise).image_unclamped.float().square().mean())
+        out = painter.generate(embeds, negative, noise)
+        assert out.image.dtype == out.image_unclamped.dtype == torch.float32
+        painter.backward(out.image_unclamped.square().mean())
         painter.precision.unscale([noise])
         assert noise.grad.dtype == torch.float32
         found.append(noise.grad)
@@ -81,7 +83,7 @@ def test_float16_alone_would_lose_a_small_gradient_that_the_scale_keeps(gen):
     norms = []
     for scaled in (False, True):
         noise = painter.noise([1]).requires_grad_()
-        loss = 1e-6 * painter.generate(embeds, negative, noise).image_unclamped.float().square().mean()
+        loss = 1e-6 * painter.generate(embeds, negative, noise).image_unclamped.square().mean()
         if scaled:
             painter.backward(loss)
             painter.precision.unscale([noise])

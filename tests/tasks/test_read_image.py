@@ -85,3 +85,4 @@ def test_what_cannot_be_read_is_named(tmp_path):
 def test_parts():
     assert [list(part) for part in parts(5, 2)] == [[0, 1], [2, 3], [4]]
     assert [list(part) for part in parts(3, None)] == [[0, 1, 2]]
+    assert parts(0, None) == parts(0, 3) == []

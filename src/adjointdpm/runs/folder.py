@@ -87,6 +87,11 @@ class RunFolder:
             raise
         return self
 
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self._team.main
+
     def _take(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise InvalidInput(f"the output folder {self.path} is a file; choose another name")

@@ -65,5 +65,5 @@ def tensors_of(pictures: Sequence[Any]) -> Tensor:
 
 def parts(count: int, size: int | None) -> list[range]:
     """Indices 0 … count − 1 in runs of at most `size`."""
-    size = size or count
+    size = size or max(count, 1)
     return [range(start, min(start + size, count)) for start in range(0, count, size)]

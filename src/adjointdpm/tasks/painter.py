@@ -56,6 +56,12 @@ class Painter:
         self._negative_taken = True
         self._beside: dict[str, dict[bytes, Tensor]] = {}  # by argument of the call: what belongs to a prompt's rows
 
+    def twin(self, generator: Any, wrt: Sequence[str] = (), **changes: Any) -> Painter:
+        """A painter of the same prompts by another generator, with `changes` in the settings and its own counts."""
+        other = type(self)(generator, self.config.model_copy(update=changes), wrt)
+        other._beside, other._negative_taken = self._beside, self._negative_taken
+        return other
+
     @property
     def vjps(self) -> int:
         """Vector-Jacobian products of networks in the backward passes so far."""
@@ -116,6 +122,8 @@ class Painter:
                 num_inference_steps=self.config.steps,
                 guidance_scale=self.config.guidance_scale,
             )
+        if self.precision.mode != "no":  # what is computed of the images is computed in full
+            out.image, out.image_unclamped = out.image.float(), out.image_unclamped.float()
         self.network_calls += out.stats.nfe
         if torch.is_grad_enabled():
             self._live.append(out.stats.counts)

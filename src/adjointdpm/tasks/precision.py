@@ -34,7 +34,7 @@ class Precision:
 
     def backward(self, loss: Tensor) -> None:
         """`loss.backward()`, scaled; the gradients are right after `unscale`."""
-        (loss if self.scale == 1 else loss * self.scale).backward()  # type: ignore[no-untyped-call]
+        (loss if self.scale == 1 else loss.float() * self.scale).backward()  # type: ignore[no-untyped-call]
 
     def unscale(self, parameters: Iterable[Tensor]) -> None:
         """Divide the gradients by the scale; once a step, after the last backward."""

@@ -159,7 +159,7 @@ def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 def _plain_yaml(text: str) -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """Plain data only."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:

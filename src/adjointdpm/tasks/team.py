@@ -82,7 +82,7 @@ class Team:
         for part in _buckets(wanted):
             flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in part])
             dist.all_reduce(flat)
-            for parameter, total in zip(part, flat.split([p.numel() for p in part]), strict=True):
+            for parameter, total in zip(part, torch.split(flat, [p.numel() for p in part]), strict=True):
                 if parameter.grad is None:
                     parameter.grad = total.view(parameter.shape).clone()
                 else:

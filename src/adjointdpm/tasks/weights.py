@@ -43,6 +43,7 @@ class Trained:
 
     `parameters` are the trainable ones by name (float32, or float64 in a pipeline of that format).  A LoRA starts as
     no change at all, and so do the others.  Make a `Painter` with `wrt=()`: it differentiates what requires grad.
+    Weights other than a LoRA's need autocast where the pipeline is in half precision (`mixed_precision`).
 
     Args:
         pipe: a diffusers pipeline.

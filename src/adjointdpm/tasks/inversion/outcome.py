@@ -65,13 +65,17 @@ class Outcome:
 
     def write(self, run: RunFolder) -> None:
         """Sheets, embedding and report first, the record last."""
+        if run.main:
+            self._write_files(run)
+        run.finish("finished", self.results())
+
+    def _write_files(self, run: RunFolder) -> None:
         self.embedding.save(run.path / EMBEDDING_FILE)
         for name, comparison in (("seen", self.seen), ("unseen", self.unseen)):
             if comparison is not None:
                 columns, rows, names = comparison.grid()
                 save_png(picture_sheet(rows, columns, names), run.path / f"{name}.png")
         atomic_write(run.path / REPORT_FILE, self.report(run))
-        run.finish("finished", self.results())
 
     def results(self) -> dict[str, Any]:
         return {

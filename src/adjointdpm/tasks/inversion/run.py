@@ -27,6 +27,7 @@ from adjointdpm.tasks.inversion.spaces import PromptSpace, Space
 from adjointdpm.tasks.inversion.targets import read_targets, true_effect
 from adjointdpm.tasks.inversion.token_space import TokenSpace
 from adjointdpm.tasks.loop import optimise
+from adjointdpm.tasks.team import Team
 from adjointdpm.tasks.tracking import open_tracker
 
 __all__ = ["InvertResult", "invert"]
@@ -74,16 +75,18 @@ def invert(
     model = fingerprint(generator.pipe)
     device = str(getattr(generator.pipe, "device", "cpu"))
     identity = {**model, "generator": repr(generator)}
-    tracker = open_tracker(config.tracker, config.out, config.model_dump(mode="json"))
-    with RunFolder(config.out, "invert", config.identity(), identity, device) as run:
+    team = Team.join()
+    tracker = open_tracker(config.tracker, config.out, config.model_dump(mode="json"), team)
+    with RunFolder(config.out, "invert", config.identity(), identity, device, team=team) as run:
         space: Space = PromptSpace(painter, config) if config.space == "prompt" else TokenSpace(painter, config)
         loss = load_loss(config.loss, _classifier)
         plain, target = _pairs(config, painter, run)
         check_loss(loss, plain.image, target.image)
         run.begin()
         pairs = {"plain": plain, "target": target}
-        save_tensors(config.out / PAIRS_FILE, {f"{n}.{k}": v for n, p in pairs.items() for k, v in vars(p).items()})
-        objective = Objective(painter, space, loss, target)
+        if team.main:
+            save_tensors(config.out / PAIRS_FILE, {f"{n}.{k}": v for n, p in pairs.items() for k, v in vars(p).items()})
+        objective = Objective(painter, space, loss, target, team)
         settings = config.loop_settings()
         history = optimise(
             run,
@@ -91,6 +94,7 @@ def invert(
             objective.backward,
             settings,
             on_step,
+            team=team,
             tracker=tracker,
             precision=painter.precision,
         )
@@ -105,6 +109,7 @@ def invert(
         seen = Comparison(prompts, seeds, plain, objective.paint(), target)
         outcome = Outcome(config, embedding, history, final, seen, compare_unseen(painter, space))
         outcome.write(run)
+        team.wait()  # until the files are there
     return InvertResult(
         config.out,
         embedding,
