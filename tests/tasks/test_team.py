@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 # With --cpu, accelerate starts one process unless it has mpirun; --multi_gpu starts two, on CPUs too.
 LAUNCH = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
 LAUNCH += ("--dynamo_backend", "no", "--main_process_port", "0")
+pytestmark = pytest.mark.timeout(600)  # three processes, each of which imports everything
 
 
 @pytest.fixture(scope="module")

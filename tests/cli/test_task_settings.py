@@ -1,0 +1,76 @@
+"""Options and settings files of tasks, and processes that share a command."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adjointdpm.cli.settings import flag, task_settings
+from adjointdpm.cli.shell import Shell
+from adjointdpm.errors import InvalidInput
+from adjointdpm.tasks import InvertConfig
+
+
+def test_yaml_beneath_options(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("prompts: [red, blue]\neffect: sepia\nlr: 5e-1\nmixed_precision: no\n")
+    config = task_settings(InvertConfig, {"out": tmp_path / "x", "lr": 0.2, "seeds": [], "epochs": None}, file)
+    assert (config.prompts, config.lr, config.seeds, config.mixed_precision) == (("red", "blue"), 0.2, (0,), "no")
+
+
+def test_messages_speak_of_options(tmp_path: Path) -> None:
+    given = {"out": tmp_path / "x", "prompts": ["a", "b"], "effect": "sepia"}
+    with pytest.raises(InvalidInput, match=r"^--pairs-per-step=3, but there are 2 pairs"):
+        task_settings(InvertConfig, {**given, "pairs_per_step": 3})
+    with pytest.raises(InvalidInput, match=r"^--guidance inf: "):
+        task_settings(InvertConfig, {**given, "guidance_scale": float("inf")})
+    assert flag("batch_size") == "--batch"
+    assert flag("seeds", {"seeds": "--seed"}) == "--seed"
+    assert flag("weight_decay") == "--weight-decay"
+
+
+def test_a_run_is_resumed_only_if_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {"out": tmp_path}
+    with pytest.raises(InvalidInput, match="there is no run in"):
+        task_settings(InvertConfig, given, resume=True)
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"prompts": ["red"], "effect": "sepia", "epochs": 7}}))
+    with pytest.raises(InvalidInput, match="holds a run already; say --resume"):
+        task_settings(InvertConfig, {**given, "prompts": ["red"], "effect": "sepia"})
+    assert task_settings(InvertConfig, {**given, "epochs": None}, resume=True).epochs == 7
+    assert task_settings(InvertConfig, {**given, "epochs": 9}, resume=True).epochs == 9
+    monkeypatch.setenv("RANK", "1")  # beside the main process, which may have begun the run
+    assert task_settings(InvertConfig, {**given, "prompts": ["red"], "effect": "sepia"}).epochs == 50
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="is not the record of a run"):
+        task_settings(InvertConfig, given, resume=True)
+
+
+def test_a_mute_shell_tells_errors_only() -> None:
+    for as_json in (False, True):
+        out, err = io.StringIO(), io.StringIO()
+        shell = Shell(as_json, out, err, mute=True)
+        shell.say("result")
+        shell.note("remark")
+        shell.warn("warning")
+        shell.emit({"command": "x"})
+        with shell.progress("working", 3) as update:
+            update(1)
+        assert out.getvalue() == err.getvalue() == ""
+        shell.error("it broke")
+        assert "it broke" in err.getvalue()
+
+
+def test_only_the_main_process_of_a_launcher_speaks(
+    cli: Callable[..., Any], tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["plan", "--model", tiny_folder, "--device", "cpu", "--steps", 2, "--json"]
+    monkeypatch.setenv("RANK", "1")
+    ran = cli(*arguments)
+    assert (ran.code, ran.out) == (0, "")
+    monkeypatch.setenv("RANK", "0")
+    assert cli(*arguments).document["steps"] == 2
