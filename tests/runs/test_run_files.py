@@ -61,6 +61,15 @@ class _Bomb:
         return _explodes, ()
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    seen = set()
+    for length in range(400, 900, 8):  # the file begins with the length of its header, in bytes
+        path = save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(2)}, {"note": "n" * length})
+        seen.add(path.read_bytes()[:2])
+        assert torch.equal(load_tensors(path)[0]["a"], torch.ones(2))
+    assert b"\x80\x02" in seen
+
+
 def test_pickles_are_refused_by_name_and_never_run(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "new.pt")
     torch.save({"a": torch.zeros(1)}, tmp_path / "old.safetensors", _use_new_zipfile_serialization=False)

@@ -104,9 +104,11 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise InvalidInput(f"no file {path}; expected a .safetensors file")
     with path.open("rb") as file:
-        head = file.read(4)
-    # A pickle starts with its protocol opcode, torch.save's archive with a ZIP header.
-    if (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")) or head == b"PK\x03\x04":
+        head = file.read(9)
+    # A pickle starts with its protocol opcode, torch.save's archive with a ZIP header.  A safetensors file starts with
+    # the length of its header, which may have the same two bytes (640, 896 …), and then that header: "{".
+    pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:] != b"{"
+    if pickled or head[:4] == b"PK\x03\x04":
         raise InvalidInput(
             f"{path} is a pickled file: loading it could run any code, so it is refused. "
             "Convert it to safetensors where it came from (safetensors.torch.save_file) and pass that file."

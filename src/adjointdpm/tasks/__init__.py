@@ -2,7 +2,19 @@
 
 from adjointdpm.tasks.inversion.config import InvertConfig
 from adjointdpm.tasks.inversion.run import InvertResult, invert
+from adjointdpm.tasks.reward.config import RewardConfig
+from adjointdpm.tasks.reward.run import RewardResult, maximise_reward
 from adjointdpm.tasks.table1.config import Table1Config
 from adjointdpm.tasks.table1.run import Table1Result, reproduce_table1
 
-__all__ = ["InvertConfig", "InvertResult", "Table1Config", "Table1Result", "invert", "reproduce_table1"]
+__all__ = [
+    "InvertConfig",
+    "InvertResult",
+    "RewardConfig",
+    "RewardResult",
+    "Table1Config",
+    "Table1Result",
+    "invert",
+    "maximise_reward",
+    "reproduce_table1",
+]

@@ -15,10 +15,29 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InputWarning, InvalidInput
 from adjointdpm.formats import PromptEmbedding, TextualInversion, lost_words, place_rows, word_rows
-from adjointdpm.tasks.inversion.config import InvertConfig
-from adjointdpm.tasks.inversion.painter import Painter
+from adjointdpm.formats.rows import Position
+from adjointdpm.tasks.painter import Painter
 
-__all__ = ["PromptSpace", "Space"]
+__all__ = ["EmbeddingSettings", "PromptSpace", "Space"]
+
+
+class EmbeddingSettings(Protocol):
+    """What a space reads of a task's configuration; the fields are those of `InvertConfig`."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]: ...
+    @property
+    def unseen_prompts(self) -> tuple[str, ...] | None: ...
+    @property
+    def variant(self) -> Position: ...
+    @property
+    def rows(self) -> int | None: ...
+    @property
+    def token(self) -> str: ...
+    @property
+    def vectors(self) -> int: ...
+    @property
+    def init_word(self) -> str | None: ...
 
 
 class Space(Protocol):
@@ -37,7 +56,7 @@ class PromptSpace:
     It starts at the mean, over the training prompts, of the rows that it replaces: a value that the denoiser has seen.
     """
 
-    def __init__(self, painter: Painter, config: InvertConfig) -> None:
+    def __init__(self, painter: Painter, config: EmbeddingSettings) -> None:
         self.pipe = painter.generator.pipe
         self.painter = painter
         self.position = config.variant
@@ -57,7 +76,8 @@ class PromptSpace:
                 lost = lost_words(self.pipe, prompt, m)
                 if lost:
                     warnings.warn(f"the prompt {prompt!r} loses {lost!r} to the {m} learnt rows", InputWarning, 4)
-        self.parameter = nn.Parameter(encoded[:, -m:].mean(dim=0).float().clone())
+        start = encoded[:, -m:].mean(dim=0)
+        self.parameter = nn.Parameter(start.to(torch.promote_types(start.dtype, torch.float32), copy=True))
         self._known: dict[str, Tensor] = dict(zip(prompts, encoded, strict=True))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import TextualInversion
-from adjointdpm.tasks.inversion.config import InvertConfig
-from adjointdpm.tasks.inversion.painter import Painter
+from adjointdpm.tasks.inversion.spaces import EmbeddingSettings
+from adjointdpm.tasks.painter import Painter
 
 __all__ = ["TokenSpace"]
 
@@ -25,7 +25,7 @@ __all__ = ["TokenSpace"]
 class TokenSpace:
     """`parameter` (n, D): the vectors of the new token, which is put behind each prompt unless the prompt names it."""
 
-    def __init__(self, painter: Painter, config: InvertConfig) -> None:
+    def __init__(self, painter: Painter, config: EmbeddingSettings) -> None:
         pipe = painter.generator.pipe
         if getattr(pipe, "text_encoder_2", None) is not None or getattr(pipe, "text_encoder", None) is None:
             raise InvalidInput(
@@ -42,7 +42,8 @@ class TokenSpace:
         self.length = int(min(self.tokenizer.model_max_length, self.encoder.config.max_position_embeddings))
         start = self._start(config.init_word, table.weight.detach())
         self.tokenizer.add_tokens(self.names)
-        self.parameter = nn.Parameter(start.float().expand(config.vectors, -1).clone())
+        wide = torch.promote_types(start.dtype, torch.float32)
+        self.parameter = nn.Parameter(start.to(wide).expand(config.vectors, -1).clone())
         for prompt in config.prompts:
             self.ids(prompt)
 

@@ -1,0 +1,1 @@
+"""Reward maximisation: noise, an embedding or the weights are changed so that images score high."""

@@ -1,0 +1,104 @@
+"""`adjointdpm reward` on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from adjointdpm.cli import reward as command
+from adjointdpm.cli.app import app
+from adjointdpm.cli.models import ModelChoice
+from adjointdpm.tasks import RewardConfig
+from tests.cli.conftest import cli, tiny_folder
+
+__all__ = ["cli", "tiny_folder"]  # fixtures
+QUICK = ("--steps", 2, "--epochs", 2, "--held-out", "chroma", "--unseen-prompt", "dog", "--unseen-seed", 9)
+
+
+@pytest.fixture
+def reward(cli: Callable[..., Any], tiny_folder: Path) -> Callable[..., Any]:
+    def run(*arguments: object) -> Any:
+        return cli("reward", "--model", tiny_folder, "--device", "cpu", *arguments)
+
+    return run
+
+
+def test_noise_end_to_end_and_again(reward: Callable[..., Any], cli: Callable[..., Any], tiny_folder: Path) -> None:
+    ran = reward("red apple", "--reward", "0.5*colourfulness", "--reward", "-1*jpeg=60", *QUICK, "--out", "run")
+    assert ran.code == 0, ran.err
+    assert "verdict" in ran.out
+    page = Path("run/report.html").read_text()
+    assert page.startswith("<!")
+    config = RewardConfig.model_validate({**json.loads(Path("run/run.json").read_text())["config"], "out": "run"})
+    again = command.command_again(config, {}, ModelChoice(None))
+    assert "--reward=-1*jpeg=60" in again
+    words = shlex.split(again)
+    repeated = reward(*words[2:])
+    assert repeated.code == 0, repeated.err
+    first, second = (json.loads(Path(f"{name}/run.json").read_text()) for name in ("run", "run-again"))
+    assert first["results"]["seen"] == second["results"]["seen"]
+    assert first["config"] == second["config"]
+    painted = cli("generate", "red apple", "--noise", "run/noise.safetensors", "--steps", 2, "--model", tiny_folder)
+    assert painted.code == 0, painted.err
+
+
+def test_a_lora_as_json_from_a_settings_file(reward: Callable[..., Any]) -> None:
+    Path("settings.yaml").write_text("optimise: weights\nrewards: [2*sharpness]\nrank: 2\nprompts: [cat, dog]\n")
+    ran = reward("--config", "settings.yaml", *QUICK, "--out", "lora", "--json")
+    assert ran.code == 0, ran.err
+    document = ran.document
+    assert document["verdict"] in ("confirmed", "undecided", "hacked")
+    assert "lora/pytorch_lora_weights.safetensors" in document["files"]
+    assert document["results"]["unseen"]["sharpness"]["images"] == 1
+    resumed = reward("--resume", "--out", "lora", "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.document["results"]["seen"] == document["results"]["seen"]
+    refused = reward("--out", "lora")
+    assert refused.code == 2
+    assert "--resume" in refused.err
+
+
+def test_hacking_is_a_warning(reward: Callable[..., Any]) -> None:
+    Path("mine.py").write_text(
+        "from adjointdpm.losses.rewards import colourfulness\n\n\ndef grey(x, prompts):\n    return -colourfulness(x)\n"
+    )
+    ran = reward("red apple", "--held-out", "mine.py:grey", "--steps", 2, "--epochs", 4, "--lr", 0.1, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.document["verdict"] == "hacked"
+    assert any("reward hacking" in warning for warning in ran.document["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--reward", "colorfulness"), "did you mean 'colourfulness'"),
+        (("--reward", "0*jpeg"), "has the weight 0"),
+        (("--gradient", "truncated"), "gradient to the noise is zero"),
+        (("--optimise", "pixels"), "--optimise"),
+        (("--held-out", "colourfulness"), "cannot judge"),
+        (("--lr", "nan"), "not a finite number"),
+        (("--preset", "paper"), "--preset"),
+        (("--typicality-weight", "-2"), "--typicality-weight"),
+    ],
+)
+def test_bad_options(reward: Callable[..., Any], arguments: tuple[str, ...], message: str) -> None:
+    ran = reward("red apple", "--steps", 2, "--out", "bad", *arguments)
+    assert ran.code == 2
+    assert message in ran.err
+    assert not Path("bad").exists()
+
+
+def test_every_setting_has_an_option() -> None:
+    command_line = get_command(app).commands["reward"]  # type: ignore[attr-defined]
+    options = {name for parameter in command_line.params for name in parameter.opts}
+    from adjointdpm.cli.settings import flag
+
+    for field in RewardConfig.model_fields:
+        name = flag(field, command.FLAGS)
+        assert name in options or name == "PROMPT...", field
