@@ -50,8 +50,15 @@ def page(results: dict[str, Any]) -> str:
         smallest=min(c["error"]["median"] for c in cells),
         solver=SOLVER,
         fastest=FASTEST,
-        hours=results["seconds"] / 3600,
+        time=f"{minutes / 60:.1f} hours" if (minutes := results["seconds"] / 60) > 90 else f"{minutes:.0f} minutes",
+        where=_where,
     )
+
+
+def _where(environment: dict[str, Any]) -> str:
+    if environment["device"] != "cpu":
+        return str(environment["device"])
+    return "one thread of a CPU" if environment["threads"] == 1 else f"{environment['threads']} threads of a CPU"
 
 
 def _best(results: dict[str, Any], nfes: list[int]) -> list[str]:

@@ -50,6 +50,7 @@ def write_outcome(
         "config": run.record["config"],
         "model": run.record["identity"],
         "environment": run.record["environment"],
+        "resumed_in": run.record.get("resumed_in", []),
         "reference": {"steps": 2 * config.reference_steps, "change": summary(want.change)},
         "real_floor": floor,
         "seconds": round(sum(float(c["seconds"]) for c in cells), 1),
