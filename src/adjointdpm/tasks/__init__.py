@@ -1,5 +1,7 @@
 """Jobs that use gradients of images: a frozen, validated configuration in, a resumable run, a result out."""
 
+from adjointdpm.tasks.audit.config import AuditConfig
+from adjointdpm.tasks.audit.run import AuditResult, run_audit
 from adjointdpm.tasks.inversion.config import InvertConfig
 from adjointdpm.tasks.inversion.run import InvertResult, invert
 from adjointdpm.tasks.reward.config import RewardConfig
@@ -8,6 +10,8 @@ from adjointdpm.tasks.table1.config import Table1Config
 from adjointdpm.tasks.table1.run import Table1Result, reproduce_table1
 
 __all__ = [
+    "AuditConfig",
+    "AuditResult",
     "InvertConfig",
     "InvertResult",
     "RewardConfig",
@@ -17,4 +21,5 @@ __all__ = [
     "invert",
     "maximise_reward",
     "reproduce_table1",
+    "run_audit",
 ]

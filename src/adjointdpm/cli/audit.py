@@ -1,0 +1,118 @@
+"""`adjointdpm audit`: options and a settings file -> the task's configuration, the run, and what came out of it.
+
+The options mirror `tasks.AuditConfig`.  Nothing that is printed says more than the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adjointdpm.cli.models import ModelChoice
+from adjointdpm.cli.settings import FLAGS as SHARED
+from adjointdpm.cli.settings import task_settings
+from adjointdpm.cli.shell import Shell
+from adjointdpm.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from adjointdpm.tasks import AuditConfig, AuditResult
+
+__all__ = ["FLAGS", "UNREACHED", "audit", "settings"]
+
+UNREACHED = 3  # exit code: done, and no verdict changed within the largest bound
+
+#: Option of each field of the configuration whose name differs from "--field-name".
+FLAGS = SHARED | {
+    "prompts": "PROMPT...",
+    "preprocessing": "--preprocess",
+    "labels": "--label",
+    "classes": "--class-name",
+    "taus": "--tau",
+    "baselines": "--baseline",
+    "control_prompts": "--control-prompt",
+    "generator_options": "--generator-option",
+}
+
+
+def audit(
+    shell: Shell, given: Mapping[str, Any], config_file: Path | None, resume: bool,
+    road: Mapping[str, Any], choice: ModelChoice,
+) -> int:  # fmt: skip
+    """Run the audit; 0, or 3 where no verdict changed within the largest bound."""
+    config = settings(given, config_file, resume)
+
+    import adjointdpm as ad
+
+    pipe = _pipeline(config, choice)
+    generator = ad.differentiable(pipe, **{name: value for name, value in road.items() if value is not None})
+    with shell.progress("audit", 1000) as update:
+
+        def on_progress(done: int, of: int, what: str) -> None:
+            update(1000 * done // of, f"audit, {what.replace('_', ' ')}")
+
+        result = ad.tasks.run_audit(config, generator, on_progress=on_progress)
+    name = config.generator or choice.name
+    paths = {"results": result.results_path, "report": result.report_path, "found": result.found}
+    kept = {k: v for k, v in result.results.items() if k not in ("config", "environment")}
+    shell.emit({"command": "audit", "model": name, **kept, **paths})
+    shell.say(*_tables(config, result))
+    for line in _summary(result):
+        shell.say(line)
+    return UNREACHED if result.unreached else 0
+
+
+def settings(given: Mapping[str, Any], config_file: Path | None, resume: bool) -> AuditConfig:
+    """The validated configuration; see `task_settings`."""
+    from adjointdpm.tasks import AuditConfig
+
+    return task_settings(AuditConfig, given, config_file, resume=resume, flags=FLAGS)
+
+
+def _pipeline(config: AuditConfig, choice: ModelChoice) -> Any:
+    """The pipeline of --generator, or of --model."""
+    if config.generator is None:
+        return choice.load()
+    if choice.model is not None:
+        raise InvalidInput("--generator and --model both name the pipeline: give one of them")
+    from adjointdpm.cli.models import torch_device, torch_dtype
+    from adjointdpm.losses.load import load_function
+
+    try:
+        pipe = load_function(config.generator)(**config.generator_options)
+    except TypeError as error:
+        raise InvalidInput(f"--generator {config.generator}: {error}") from error
+    pipe.to(torch_device(choice.device), torch_dtype(choice.dtype))
+    return pipe
+
+
+def _tables(config: AuditConfig, result: AuditResult) -> list[Any]:
+    from rich import box
+    from rich.table import Table
+
+    from adjointdpm.tasks.audit.chart import METHOD_NAMES
+
+    found = result.results["methods"]
+    title = "Verdict changed while the class is still shown, with 95 % intervals"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    table.add_column("")
+    for row in found["exact"]["rates"]:
+        table.add_column(config.bound_text(row["tau"]), justify="right")
+    for name, method in found.items():
+        cells = [
+            f"{100 * row['share']:.0f} % ({100 * row['low']:.0f}–{100 * row['high']:.0f})" for row in method["rates"]
+        ]
+        table.add_row(METHOD_NAMES.get(name, name), *cells)
+    return [table]
+
+
+def _summary(result: AuditResult) -> list[str]:
+    found = result.results
+    lines = [found["headline"]]
+    lines += [f"look: {check['name']}: {check['finding']}" for check in found["sanity"] if not check["passed"]]
+    if found["hardening"]:
+        before, after = (found["hardening"][when]["rates"][-1]["share"] for when in ("before", "after"))
+        lines.append(f"hardened: {100 * before:.0f} % -> {100 * after:.0f} % on held-out noises")
+    if result.unreached:
+        lines.append("No verdict changed within the largest bound; the best found is kept (exit code 3).")
+    return [*lines, *(str(path) for path in (result.results_path, result.report_path, result.found) if path)]

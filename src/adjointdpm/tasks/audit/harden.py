@@ -1,0 +1,187 @@
+"""Hardening: the network is fine-tuned on what was found, and audited again on noises that it never saw.
+
+Adversarial training in its plainest form, some rounds of it: find images on which the verdict is wrong, teach the right
+verdict on them and on the clean images beside them, and keep the verdict on control images as it was.  Batch norms and
+dropout stay in evaluation mode, since a handful of images says nothing about their statistics.
+
+Everything is in memory: images are neither read nor written.  What is saved are the hardened weights and the rates.
+The network of the caller is given back with the weights that it came with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adjointdpm.errors import NonFinite
+from adjointdpm.runs import load_tensors, save_tensors
+from adjointdpm.tasks.audit.bench import CleanSample
+from adjointdpm.tasks.audit.network import ClassifierUnderAudit
+from adjointdpm.tasks.audit.rounds import clean_samples, search_all
+from adjointdpm.tasks.audit.samples import Sample
+from adjointdpm.tasks.audit.search import Budget, Found
+from adjointdpm.tasks.audit.stage import Stage
+from adjointdpm.tasks.audit.statistics import Rate
+from adjointdpm.tasks.audit.tally import Tally
+from adjointdpm.tasks.team import Team
+
+__all__ = ["HARDENED_FILE", "Hardening"]
+
+HARDENED_FILE = "hardened.safetensors"
+AT_ONCE = 32
+KEPT = ("concept_embeds", "special_care_embeds")  # what a safety checker looks for is not learnt
+Say = Callable[[str], None]
+
+
+class Hardening:
+    """Before, training, after; `pause` is called between rounds of samples, and raises where the run shall end."""
+
+    def __init__(
+        self, stage: Stage, budget: Budget, team: Team, folder: Path, say: Say, pause: Callable[[], None]
+    ) -> None:
+        assert stage.network.module is not None  # set_stage has seen to it
+        self.stage, self.bench, self.budget, self.team = stage, stage.bench, budget, team
+        self.module: nn.Module = stage.network.module
+        self.file, self.say, self.pause = folder / HARDENED_FILE, say, pause
+
+    def run(
+        self, chosen: Sequence[CleanSample], known: dict[int, Found], state: dict[str, Any], save: Callable[[], None]
+    ) -> dict[str, Any]:
+        """The results; fills `state` and calls `save` where a resumed run could go on.
+
+        Args:
+            chosen: the audit's samples that count.
+            known: what exact gradients found for them in this process, by index; the rest is searched again.
+        """
+        with _given_back(self.module):
+            if "before" not in state:
+                self.say("before hardening")
+                state["before"] = self._audit()
+                save()
+            controls = self._controls()
+            if not state.get("trained"):
+                state["images"] = self._train(chosen, known, controls[0])
+                if self.team.main:
+                    save_tensors(self.file, dict(self.module.state_dict()))
+                state["trained"] = True
+                save()
+            else:
+                tensors, _ = load_tensors(self.file)
+                self.module.load_state_dict(tensors)
+            self.say("after hardening")
+            after = self._audit()
+            kept = Rate(sum(a == b for a, b in zip(controls[1][1], self._verdicts(controls[1][0]), strict=True)),
+                        len(controls[1][1]))  # fmt: skip
+        return {
+            "before": state["before"],
+            "after": after,
+            "control_kept": kept.as_dict(),
+            "images": state["images"],
+            "weights": HARDENED_FILE,
+        }
+
+    def _audit(self) -> dict[str, Any]:
+        """Exact gradients against the network as it is, on the held-out noises."""
+        config = self.bench.config
+        clean = clean_samples(self.bench, self.stage.held_out, self.team)
+        chosen = [c for c in clean if c.counts]
+        found = search_all(self.bench, chosen, self.budget, self.team, self.pause)
+        tally = Tally(len(config.taus), self.budget.calls * len(config.taus), ("exact",))
+        tally.add(self.bench.rows_of_exact(chosen, found))
+        shown = [c for c in clean if c.judged and not c.dropped]
+        accuracy = Rate(sum(c.right for c in shown), len(shown))
+        return {"accuracy": accuracy.as_dict(), **tally.results(config.taus)["methods"]["exact"], "n": tally.n}
+
+    def _controls(self) -> tuple[tuple[Tensor, list[int]], tuple[Tensor, list[int]]]:
+        """Images and verdicts of the untouched network: to learn from, and to look at."""
+        halves = []
+        for k in range(2):
+            samples = [s for s in self.stage.controls if s.index % 2 == k]
+            images = self.bench.clean_images(samples)
+            halves.append((images, self._verdicts(images)))
+        return halves[0], halves[1]
+
+    def _verdicts(self, images: Tensor) -> list[int]:
+        with torch.no_grad():
+            if isinstance(self.stage.network, ClassifierUnderAudit):
+                return list(self.stage.network.verdict(images).tolist())
+            return [int(v) for v in self.stage.network.scores(images).flagged.any(dim=1).tolist()]
+
+    def _train(self, chosen: Sequence[CleanSample], known: dict[int, Found], controls: tuple[Tensor, list[int]]) -> int:
+        """All rounds; returns how many found images were learnt from."""
+        config = self.bench.config
+        samples = [c.sample for c in chosen]
+        clean = self.bench.clean_images(samples)
+        with torch.no_grad():
+            before = self._outputs(controls[0])
+        images: list[Tensor] = []
+        labels: list[Sample] = []
+        for number in range(config.harden_rounds):
+            self.say(f"hardening, round {number + 1}")
+            missing = [c for c in chosen if number or c.sample.index not in known]
+            again = search_all(self.bench, missing, self.budget, self.team, self.pause)
+            found = {**known, **{c.sample.index: f for c, f in zip(missing, again, strict=True)}}
+            for sample in samples:
+                f = found[sample.index]
+                if f.tau is not None and not f.dropped and f.image is not None:
+                    images.append(f.image)
+                    labels.append(sample)
+            everything = torch.cat([clean, *(image.to(clean) for image in images)])
+            self._fit(everything, [*samples, *labels], controls[0], before, number)
+        return len(images)
+
+    def _fit(self, images: Tensor, samples: list[Sample], controls: Tensor, before: Tensor, number: int) -> None:
+        config = self.bench.config
+        named = self.module.named_parameters()
+        parameters = [p for name, p in named if p.is_floating_point() and not any(kept in name for kept in KEPT)]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimizer = torch.optim.AdamW(parameters, lr=config.harden_lr, weight_decay=0.0)
+        generator = torch.Generator().manual_seed(config.seed * 1000 + number)
+        with torch.enable_grad():
+            for step in range(config.harden_steps):
+                few = torch.randperm(len(samples), generator=generator)[:AT_ONCE]
+                kept = torch.randperm(len(controls), generator=generator)[:AT_ONCE]
+                loss = self._loss(images[few], [samples[i] for i in few.tolist()], controls[kept], before[kept])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if not bool(torch.isfinite(loss)):
+                    raise NonFinite(
+                        f"the loss of hardening is {float(loss)} at step {step + 1}; try a smaller harden_lr"
+                    )
+                optimizer.step()
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+    def _outputs(self, images: Tensor) -> Tensor:
+        """(B, K) log-probabilities of a classifier, (B, C) scores of a filter."""
+        if isinstance(self.stage.network, ClassifierUnderAudit):
+            return self.stage.network.logits(images).float().log_softmax(dim=1)
+        return self.stage.network.scores(images).concepts
+
+    def _loss(self, images: Tensor, samples: Sequence[Sample], controls: Tensor, before: Tensor) -> Tensor:
+        found, kept = self._outputs(images), self._outputs(controls)
+        if isinstance(self.stage.network, ClassifierUnderAudit):
+            labels = torch.tensor([s.label or 0 for s in samples], device=found.device)
+            return F.nll_loss(found, labels) + F.kl_div(kept, before, log_target=True, reduction="batchmean")
+        room = before.amax(dim=1).abs().median()  # how far from 0 an undisturbed score is
+        missed = F.relu(room - found.amax(dim=1)).mean() / room
+        sign = torch.where(before.amax(dim=1) > 0, 1.0, -1.0)
+        return missed + (F.relu(room - sign * kept.amax(dim=1)) / room).mean()
+
+
+@contextmanager
+def _given_back(module: nn.Module) -> Iterator[None]:
+    """Afterwards the module has the weights that it came with."""
+    state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    try:
+        yield
+    finally:
+        module.load_state_dict(state)
+        module.requires_grad_(False)  # also after an error in the middle of a step

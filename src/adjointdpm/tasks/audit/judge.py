@@ -1,0 +1,94 @@
+"""Whether an image still shows what its prompt says, by somebody who was never optimised against.
+
+A change of the verdict counts only if the judge agrees that the image still shows the class (in filter mode: the
+concept); else the noise has merely made another image.  Its opinion stops no search and steers none.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.errors import InvalidInput
+from adjointdpm.tasks.audit.config import Mode
+from adjointdpm.tasks.audit.network import load_object
+from adjointdpm.tasks.audit.outputs import tensor_of
+from adjointdpm.tasks.audit.responsible import local_only
+from adjointdpm.tasks.audit.samples import Sample, object_number
+
+__all__ = ["Judge", "embedded_judge", "load_judge", "no_judge", "wrapped_judge"]
+
+Judge = Callable[[Tensor, Sequence[Sample]], list[bool]]
+
+
+def no_judge(images: Tensor, samples: Sequence[Sample]) -> list[bool]:
+    """Everything counts; the report says that nobody judged."""
+    return [True] * len(samples)
+
+
+def embedded_judge(mode: Mode) -> Judge:
+    """The embedded model's judge: the object that the prompt names, or in filter mode one of its category."""
+    from adjointdpm import zoo
+    from adjointdpm.zoo.objects import OBJECTS
+
+    network, categories = zoo.judge(), list(OBJECTS.values())
+
+    def judge(images: Tensor, samples: Sequence[Sample]) -> list[bool]:
+        with torch.no_grad():
+            seen = network(images.to(next(network.parameters()).device)).objects.argmax(dim=1).tolist()
+        named = [object_number(sample.prompt) for sample in samples]
+        if mode == "filter":
+            return [n is not None and categories[s] == categories[n] for s, n in zip(seen, named, strict=True)]
+        return [s == n for s, n in zip(seen, named, strict=True)]
+
+    return judge
+
+
+def load_judge(name: str, mode: Mode) -> Judge:
+    """The judge that a name stands for; see `wrapped_judge`."""
+    return wrapped_judge(load_object(name, "judge"), name, mode)
+
+
+def wrapped_judge(judge: Any, name: str, mode: Mode) -> Judge:
+    """A network or function of images (B, 3, H, W), and maybe of prompts, as a judge.
+
+    It returns (B,) bool, whether the image shows what its prompt says; or scores: (B, K) of classes as the classifier
+    under audit numbers them, or in filter mode (B,) or (B, C), above 0 where the image shows the concept.
+    """
+    with_prompts = _takes_two(judge)
+
+    def call(images: Tensor, samples: Sequence[Sample]) -> list[bool]:
+        with torch.no_grad(), local_only(name):
+            found = judge(images, [s.prompt for s in samples]) if with_prompts else judge(images)
+        if isinstance(found, (list, tuple)) and all(isinstance(value, bool) for value in found):
+            found = torch.tensor(found)
+        if isinstance(found, Tensor) and found.dtype == torch.bool:
+            if found.shape != (len(samples),):
+                raise InvalidInput(
+                    f"the judge {name} returned shape {tuple(found.shape)} for {len(samples)} images; "
+                    f"expected ({len(samples)},)"
+                )
+            return list(found.tolist())
+        scores = tensor_of(found, f"the judge {name}", len(samples))
+        if mode == "filter":
+            return list((scores.reshape(len(samples), -1) > 0).any(dim=1).tolist())
+        if scores.ndim != 2:
+            raise InvalidInput(f"the judge {name} returned one score an image; expected (B, K) classes, or (B,) bool")
+        return [seen == s.label for seen, s in zip(scores.argmax(dim=1).tolist(), samples, strict=True)]
+
+    return call
+
+
+def _takes_two(judge: Any) -> bool:
+    try:
+        function = judge.forward if isinstance(judge, torch.nn.Module) else judge
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in places and p.default is inspect.Parameter.empty]
+    return len(needed) == 2

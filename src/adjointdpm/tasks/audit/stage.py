@@ -1,0 +1,236 @@
+"""Everything an audit needs, made and tried before any work: networks, judge, samples, sources, budget.
+
+Whatever is wrong with the inputs is found here, on a few clean images, and nothing has been written by then.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.errors import InputWarning, InvalidInput, NotDifferentiable
+from adjointdpm.losses.load import load_function
+from adjointdpm.tasks.audit.adapters import module_in
+from adjointdpm.tasks.audit.bench import Bench
+from adjointdpm.tasks.audit.config import AuditConfig
+from adjointdpm.tasks.audit.filters import FilterUnderAudit, SafetyCheckerFilter
+from adjointdpm.tasks.audit.food import food_filter
+from adjointdpm.tasks.audit.judge import Judge, embedded_judge, load_judge, no_judge, wrapped_judge
+from adjointdpm.tasks.audit.losses import enough_classes
+from adjointdpm.tasks.audit.network import ClassifierUnderAudit, lent, load_object
+from adjointdpm.tasks.audit.outputs import recognise
+from adjointdpm.tasks.audit.samples import CONTROL_PROMPTS, Sample, make_samples, prompts_of
+from adjointdpm.tasks.audit.sanity import Check, checks_of_network
+from adjointdpm.tasks.audit.search import Budget
+from adjointdpm.tasks.audit.sources import Source, make_source, painter_for, require_finite
+from adjointdpm.tasks.audit.subject import ClassifierSubject, FilterSubject, Subject
+
+__all__ = ["Given", "Stage", "is_embedded", "set_stage"]
+
+PROBED = 4  # clean images that networks are tried on
+SAFETY = "safety_checker"
+
+
+@dataclass(frozen=True)
+class Given:
+    """Objects that a caller of the Python function may hand over in place of names."""
+
+    network: Any = None
+    judge: Any = None
+    transfer: Sequence[Any] = ()
+
+
+@dataclass
+class Stage:
+    """What `set_stage` made.
+
+    Attributes:
+        network: under audit.
+        held_out, controls: for hardening: noises that the audit does not use, and images whose verdict shall stay.
+        judged: whether there is a judge.
+        left_out: baselines that this generator cannot have, with the reason.
+        names: of the classes, or empty.
+    """
+
+    bench: Bench
+    network: ClassifierUnderAudit | FilterUnderAudit
+    samples: list[Sample]
+    held_out: list[Sample]
+    controls: list[Sample]
+    judged: bool
+    embedded: bool
+    left_out: dict[str, str]
+    names: tuple[str, ...]
+    probes: Tensor
+
+    def budget(self, sample: Sample) -> Budget:
+        """What a step of each method costs, measured on one sample that counts."""
+        bench, config = self.bench, self.bench.config
+        scene = bench.scene([sample])
+        forward = bench.exact.look(scene, scene.noise).calls
+        steps = {}
+        for name, source in bench.sources.items():
+            look = source.climb(scene, scene.noise)
+            steps[name] = (require_finite(look, scene.samples) if name == "exact" else look).calls
+        return Budget(config.restarts * (config.iterations * steps["exact"] + forward), forward, steps)
+
+    def checks(self) -> list[Check]:
+        """Five of the sanity checks."""
+        config, samples = self.bench.config, self.samples[: len(self.probes)]
+        network = self.network
+
+        def gradient(images: Tensor) -> Tensor:
+            leaf = images.detach().clone().requires_grad_()
+            with torch.enable_grad():
+                loss = self.bench.subject.opinion(leaf, samples).loss.sum()
+            return torch.autograd.grad(loss, leaf)[0]
+
+        if isinstance(network, ClassifierUnderAudit):
+            targeted = config.target_class is not None
+            return checks_of_network(network.raw, gradient, self.probes, network.kind, network.classes, targeted)
+        return checks_of_network(lambda x: network.scores(x).concepts, gradient, self.probes, None, 0, False)
+
+
+def is_embedded(pipe: Any) -> bool:
+    """Whether this is the model that the package ships."""
+    from adjointdpm import zoo
+
+    loaded_from = getattr(pipe, "config", {}).get("_name_or_path") or ""
+    return bool(loaded_from) and Path(str(loaded_from)).resolve() == zoo.emoji_folder().resolve()
+
+
+def set_stage(config: AuditConfig, generator: Any, given: Given, borrowed: ExitStack) -> Stage:
+    """Make and try everything; the networks are in evaluation mode and without gradients until `borrowed` ends.
+
+    Raises:
+        InvalidInput: anything that does not fit; NotDifferentiable, NonFinite: see `ClassifierUnderAudit.probe`.
+    """
+    embedded = is_embedded(generator.pipe)
+    painter = painter_for(generator, config)
+    prompts = prompts_of(config, embedded)
+    network, names = _network(config, generator.pipe, given, embedded, painter)
+    borrowed.enter_context(lent(network.module, *(module_in(other) for other in (given.judge, *given.transfer))))
+    if network.module is not None:
+        network.module.to(generator.pipe.device)
+    elif config.harden:
+        raise InvalidInput(f"harden: {network.name} is a plain function without weights; give the torch module")
+    probes = _probes(config, painter, prompts)
+    transfer: dict[str, ClassifierUnderAudit] = {}
+    subject: Subject
+    classes = 0
+    if isinstance(network, ClassifierUnderAudit):
+        network.probe(probes, config.classes)
+        classes = network.classes
+        if config.loss_name == "dlr" and not enough_classes(classes, config.target_class is not None):
+            raise InvalidInput(f"the loss 'dlr' is for more classes than the {classes} of {network.name}")
+        transfer = _transfer(config, given, probes)
+        subject = ClassifierSubject(network, config.loss_name, names)
+    else:
+        network.probe(probes)
+        subject = FilterSubject(network)
+    judge, judged = _judge(config, given, embedded)
+    objects = embedded and config.network is None and given.network is None
+    samples = make_samples(config, prompts, classes, names, objects)
+    after = config.seed + len(samples)
+    held_out = make_samples(config, prompts, classes, names, objects, after, config.held_out_noises)
+    controls = _controls(config, embedded, after + len(held_out))
+    sources, left_out = _sources(config, painter, subject)
+    bench = Bench(config, painter, subject, judge, transfer, sources)
+    return Stage(bench, network, samples, held_out, controls, judged, embedded, left_out, names, probes)
+
+
+def _controls(config: AuditConfig, embedded: bool, seed: int) -> list[Sample]:
+    """Images whose verdict shall stay, two noises of each: one to learn from, one to look at."""
+    prompts = config.control_prompts or (CONTROL_PROMPTS[config.mode] if embedded else ())
+    if config.harden and not prompts:
+        raise InvalidInput("harden needs control_prompts: images whose verdict shall stay as it is")
+    return [Sample(2 * i + k, prompt, seed + 2 * i + k) for i, prompt in enumerate(prompts) for k in range(2)]
+
+
+def _network(
+    config: AuditConfig, pipe: Any, given: Given, embedded: bool, painter: Any
+) -> tuple[ClassifierUnderAudit | FilterUnderAudit, tuple[str, ...]]:
+    """The network under audit and the names of its classes."""
+    found, name = given.network, type(given.network).__name__
+    if found is None and config.network is None and not embedded:
+        raise InvalidInput("network is missing: name the network under audit; only the embedded model has its own")
+    if config.mode == "filter":
+        if found is None and config.network is None:
+            return FilterUnderAudit(food_filter(painter), "the embedded food filter"), ()
+        if found is None and config.network == SAFETY:
+            checker, extractor = (getattr(pipe, part, None) for part in (SAFETY, "feature_extractor"))
+            return FilterUnderAudit(SafetyCheckerFilter(checker, extractor), "the pipeline's safety checker"), ()
+        if found is None:
+            name = str(config.network)
+            found = load_object(name)
+        if config.preprocessing:
+            raise InvalidInput("preprocessing is for classifier mode; a filter does its own")
+        return FilterUnderAudit(found, name), ()
+    names = config.classes
+    if found is None and config.network is None:
+        from adjointdpm import zoo
+        from adjointdpm.zoo.objects import OBJECTS
+
+        found, name, names = zoo.classifier(), "the embedded classifier", names or tuple(OBJECTS)
+    elif found is None:
+        name = str(config.network)
+        found = load_object(name)
+    steps = [(step, load_function(step)) for step in config.preprocessing]
+    return ClassifierUnderAudit(found, name, config.outputs, steps), names
+
+
+def _probes(config: AuditConfig, painter: Any, prompts: Sequence[str]) -> Tensor:
+    """A few clean images, which also shows that the prompts can be painted."""
+    count = min(PROBED, len(prompts) * config.noises)
+    embeds, negative = painter.encode([prompts[i // config.noises] for i in range(count)])
+    with torch.no_grad():
+        out = painter.generate(embeds, negative, [config.seed + i for i in range(count)])
+    image: Tensor = out.image.detach().float()
+    return image
+
+
+def _transfer(config: AuditConfig, given: Given, probes: Tensor) -> dict[str, ClassifierUnderAudit]:
+    found = [*((name, load_object(name)) for name in config.transfer)]
+    found += [(f"{type(network).__name__} {k + 1}", network) for k, network in enumerate(given.transfer)]
+    networks = {name: ClassifierUnderAudit(network, name) for name, network in found}
+    for network in networks.values():
+        with torch.no_grad():
+            raw = network.raw(probes.cpu())
+        network.kind = recognise(raw)
+    return networks
+
+
+def _judge(config: AuditConfig, given: Given, embedded: bool) -> tuple[Judge, bool]:
+    if given.judge is not None:
+        return wrapped_judge(given.judge, type(given.judge).__name__, config.mode), True
+    if config.judge is not None:
+        return load_judge(config.judge, config.mode), True
+    if embedded:
+        return embedded_judge(config.mode), True
+    warnings.warn(
+        "no judge: every change of the verdict counts, also where the image no longer shows its class; name one with "
+        "judge",
+        InputWarning,
+        stacklevel=4,
+    )
+    return no_judge, False
+
+
+def _sources(config: AuditConfig, painter: Any, subject: Subject) -> tuple[dict[str, Source], dict[str, str]]:
+    sources: dict[str, Source] = {"exact": make_source("exact", painter, subject)}
+    left_out: dict[str, str] = {}
+    for name in config.baselines:
+        if name in ("one_step", "adjoint"):
+            try:
+                sources[name] = make_source(name, painter, subject)
+            except (InvalidInput, NotDifferentiable) as error:
+                left_out[name] = str(error)
+                warnings.warn(str(error), InputWarning, stacklevel=4)
+    return sources, left_out
