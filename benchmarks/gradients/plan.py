@@ -72,7 +72,7 @@ FULL = Plan(
     untimed=(("weights", 40), ("cond", 40), ("weights", 80), ("cond", 80)),
 )
 QUICK = Plan(
-    rounds=3,
+    rounds=2,
     timed=(("x_T", 5, CORE + SLOW), ("weights", 5, ESSENTIAL), ("x_T", 10, ESSENTIAL)),
     errors=((3, ("float32", "float64")),),
     walked=(5,),
@@ -81,7 +81,7 @@ QUICK = Plan(
     empty=(20, 5),
     compiled=0,
     guided=(),
-    mixture=(10, 20),
+    mixture=(10,),
     samples=16,
     reference=1000,
     seconds=2.0,
