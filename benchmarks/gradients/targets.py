@@ -209,8 +209,7 @@ def _compiled(rows: dict[str, Any]) -> Iterator[Verdict]:
             continue
         of = {name: row["over_floor"][1] for name, row in case["rows"].items() if "over_floor" in row}
         says = (
-            f"exact {of['exact_compiled']:.2f} × the eager floor, {of['exact']:.2f} eager; "
-            f"{case['first_seconds']:.0f} s the first time; error {small(case['error'])}"
+            f"exact {of['exact_compiled']:.2f} × the eager floor, {of['exact']:.2f} eager; error {small(case['error'])}"
         )
         yield "torch.compile works on this CPU", says, True
 
