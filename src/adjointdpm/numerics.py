@@ -132,7 +132,7 @@ def free_bytes(device: torch.device) -> float:
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Float32 products in float32 on CUDA too, not in TF32's 10 bits, which convolutions use by default."""
-    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    backends: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:

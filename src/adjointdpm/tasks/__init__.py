@@ -2,6 +2,9 @@
 
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.run import AuditResult, run_audit
+from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.outcome import GuideResult
+from adjointdpm.tasks.guide.run import guide_images
 from adjointdpm.tasks.inversion.config import InvertConfig
 from adjointdpm.tasks.inversion.run import InvertResult, invert
 from adjointdpm.tasks.reward.config import RewardConfig
@@ -12,12 +15,15 @@ from adjointdpm.tasks.table1.run import Table1Result, reproduce_table1
 __all__ = [
     "AuditConfig",
     "AuditResult",
+    "GuideConfig",
+    "GuideResult",
     "InvertConfig",
     "InvertResult",
     "RewardConfig",
     "RewardResult",
     "Table1Config",
     "Table1Result",
+    "guide_images",
     "invert",
     "maximise_reward",
     "reproduce_table1",

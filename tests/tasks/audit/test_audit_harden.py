@@ -88,6 +88,6 @@ def test_it_goes_on_after_an_interruption(gen, settings, network, judged, monkey
 
 def test_a_learning_rate_that_is_too_large_is_named_and_the_network_given_back(gen, settings, network, judged):
     before = copy.deepcopy(network.state_dict())
-    with pytest.raises(NonFinite, match="infinite|smaller harden_lr"):
+    with pytest.raises(NonFinite, match=r"infinite|smaller harden_lr"):
         run_audit(settings(**HARDEN | {"harden_lr": 1e37}), gen, network=network, judge=judged)
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())

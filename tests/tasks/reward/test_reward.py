@@ -87,6 +87,9 @@ def test_the_reward_rises_and_the_pipeline_is_left_alone(gen, tmp_path, kind):
     assert page.count('class="pixels"') == 2 * (2 if kind == "noise" else 3)
     assert "held out: chroma" in page
     assert "maximise_reward" in page
+    blocks = re.findall(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL)
+    again = RewardConfig.model_validate_json(html.unescape(blocks[-1]).replace("{", f'{{"out": "{result.folder}",', 1))
+    assert again == settings(tmp_path, optimise=kind, epochs=10, lr=0.02, noises="fixed")
     with Image.open(result.folder / "before_after.png") as sheet:
         assert sheet.width > 50
     rows = read_jsonl(result.folder / "log.jsonl")

@@ -140,7 +140,7 @@ class _Audit:
         chosen = [c for c in clean if c.counts]
         if not chosen:
             raise InvalidInput(_nothing_to_do(clean))
-        budget = self._budget(chosen[0].sample)
+        budget = self._budget([c.sample for c in chosen[: self.config.batch_size]])
         sanity = self.stage.checks()
         self.run.begin()
         self.state.setdefault("budget", asdict(budget))
@@ -177,10 +177,10 @@ class _Audit:
         self.team.wait()
         return results
 
-    def _budget(self, sample: Sample) -> Budget:
+    def _budget(self, samples: Sequence[Sample]) -> Budget:
         """Of the run that is resumed, or measured."""
         known = self.state.get("budget")
-        return self.stage.budget(sample) if known is None else Budget(**known)
+        return self.stage.budget(samples) if known is None else Budget(**known)
 
     def _rounds(self, chosen: Sequence[CleanSample], budget: Budget) -> Tally:
         """Every batch through every method; counts so far come from the checkpoint."""

@@ -70,10 +70,10 @@ class Stage:
     names: tuple[str, ...]
     probes: Tensor
 
-    def budget(self, sample: Sample) -> Budget:
-        """What a step of each method costs, measured on one sample that counts."""
+    def budget(self, samples: Sequence[Sample]) -> Budget:
+        """What a step of each method costs, measured on the first batch: its size may matter."""
         bench, config = self.bench, self.bench.config
-        scene = bench.scene([sample])
+        scene = bench.scene(samples)
         forward = bench.exact.look(scene, scene.noise).calls
         steps = {}
         for name, source in bench.sources.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,9 +115,9 @@ class Outcome:
         sections = [
             self._compared("Prompts and noises that it never saw", self.unseen),
             self._compared("What it was learnt on" if self.unseen else "Images", self.seen),
-            Section("Optimisation", [*self._curves(run), Facts(self._facts())]),
+            Section("Optimisation", [*self._curves(run), Facts(self._facts(run))]),
             Section("Use it", [Code(self._usage(run))]),
-            Section("Again", [Code(self.again)]),
+            Section("Again", [Code(self.again), Code(self._settings(), "All settings, as --config takes them.")]),
         ]
         what = {"noise": "the noise of each image", "embedding": "a text embedding", "weights": "the weights"}
         how = GRADIENTS.get(self.gradient, f"{self.gradient} gradients").format(
@@ -167,12 +168,16 @@ class Outcome:
         alt = "; ".join(f"{title} from {line[''][0]:.3g} to {line[''][-1]:.3g}" for title, line in panels.items())
         return [Chart(curves(panels, "step", log=False), f"over the steps: {alt}", width=240 * len(panels))]
 
-    def _facts(self) -> list[tuple[str, str]]:
+    def _settings(self) -> str:
+        return json.dumps(self.config.model_dump(mode="json", exclude={"out"}), indent=1, ensure_ascii=False)
+
+    def _facts(self, run: RunFolder) -> list[tuple[str, str]]:
         c, loop = self.config, self.config.loop_settings()
         facts = [
             ("rewards", ", ".join(term.text for term in self.rewards.terms)),
             ("held out", "none" if self.rewards.watched is None else self.rewards.watched.text),
             ("images", f"{len(c.prompts)} prompts × {len(c.seeds)} seeds" + (", fresh noises" if c.fresh else "")),
+            ("seeds", ", ".join(map(str, c.seeds[:20])) + (" …" if len(c.seeds) > 20 else "")),
             ("optimiser", f"AdamW, {len(self.history.losses)} steps, learning rate {loop.lr:g} ({loop.schedule})"),
             ("sampler", f"{c.steps} steps, guidance {c.guidance_scale:g}, gradient {self.gradient}"),
         ]
@@ -180,6 +185,7 @@ class Outcome:
             facts.append(("typicality", f"{c.typicality}, weight {c.penalty:g}"))
         if c.optimise == "weights":
             facts.append(("weights", f"LoRA of rank {c.rank}" if c.train == "lora" else c.train))
+        facts.append(("model", ", ".join(f"{name} {value}" for name, value in run.record["identity"].items())))
         return [*facts, ("time", f"{math.fsum(self.history.seconds):.0f} s")]
 
     def _usage(self, run: RunFolder) -> str:

@@ -1,0 +1,78 @@
+"""`adjointdpm guide`: options and a settings file -> the task's configuration, the run, and what came out of it.
+
+The options mirror `tasks.GuideConfig`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adjointdpm.cli.models import ModelChoice
+from adjointdpm.cli.settings import RECORD, task_settings
+from adjointdpm.cli.shell import Shell
+from adjointdpm.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from adjointdpm.tasks.guide.config import GuideConfig
+    from adjointdpm.tasks.guide.outcome import GuideResult
+
+__all__ = ["edges", "guide", "summary"]
+
+
+def guide(
+    shell: Shell, given: Mapping[str, Any], config_file: Path | None, resume: bool,
+    road: Mapping[str, Any], choice: ModelChoice,
+) -> int:  # fmt: skip
+    """Run it; the JSON document holds the results and the paths of images, report and record."""
+    import adjointdpm as ad
+    from adjointdpm.tasks.guide.command import FLAGS
+    from adjointdpm.tasks.guide.config import GuideConfig
+    from adjointdpm.tasks.guide.run import guide_images as run
+
+    config = task_settings(GuideConfig, given, config_file, resume=resume, flags=FLAGS)
+    pipe = choice.load()
+    generator = ad.differentiable(pipe, **{name: value for name, value in road.items() if value is not None})
+    count = len(config.cases)
+    label = f"guiding {count} image{'s' if count > 1 else ''}"
+    with shell.progress(label, config.updates) as update:
+        result = run(config, generator, on_step=lambda n, of, loss: update(n, f"{label}, loss {loss / count:.4f}"))
+    results = result.record["results"]
+    shell.emit(
+        {
+            "command": "guide",
+            "model": choice.name,
+            "results": results,
+            "images": [result.folder / case["image"] for case in results["cases"]],
+            "report": result.report_path,
+            "record": result.folder / RECORD,
+        }
+    )
+    for line in summary(config, result):
+        shell.say(line)
+    return 0
+
+
+def edges(text: str | None, option: str) -> tuple[float, ...] | None:
+    """`"0,0,32,32"` as four numbers."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != 4:
+        raise InvalidInput(f"{option} {text!r}: expected four numbers, left,top,right,bottom in pixels.")
+    return found
+
+
+def summary(config: GuideConfig, result: GuideResult) -> list[str]:
+    """The results for people: each term's median before and after, and the paths."""
+    lines = [f"asked for     {config.title}"]
+    for term in result.readings[0]:
+        before, after = (sorted(pair[term][k] for pair in result.readings) for k in (0, 1))
+        middle = (len(before) - 1) // 2
+        unit = result.units.get(term, "")
+        lines.append(f"{term:<13} {before[middle]:.3g} -> {after[middle]:.3g}{' ' if unit else ''}{unit} (median)")
+    return [*lines, f"images        {result.folder}", f"report        {result.report_path}"]

@@ -1,0 +1,158 @@
+"""`guide_images(config, generator)`: min over x_T (and the embedding) of the terms of Φ(x_T, c), saved and reported.
+
+All images are optimised side by side, each by its own gradient, exact through every sampling step and the decoder.
+What is kept of each is the best of three: where the optimisation ended, its state of the lowest loss, and its start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.errors import InvalidInput
+from adjointdpm.formats import fingerprint
+from adjointdpm.runs import RunFolder, load_tensors, save_tensors
+from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.inputs import read_mask
+from adjointdpm.tasks.guide.objective import Objective, Values
+from adjointdpm.tasks.guide.objectives import bounding_boxes
+from adjointdpm.tasks.guide.outcome import GuideResult, Outcome
+from adjointdpm.tasks.guide.saliency import Saliency, check_saliency, load_saliency
+from adjointdpm.tasks.guide.start import Place, Start, choose, paint_cases, seeds_of, way_to
+from adjointdpm.tasks.guide.terms import Seen, Term, build_terms, collage_term, weigh
+from adjointdpm.tasks.guide.trial import check_terms
+from adjointdpm.tasks.loop import History, optimise
+from adjointdpm.tasks.painter import Painted, Painter
+from adjointdpm.tasks.team import Team
+from adjointdpm.tasks.tracking import open_tracker
+
+__all__ = ["guide_images"]
+
+START_FILE = "start.safetensors"
+FILES = ("mask", "image", "keep", "sketch", "low_resolution")
+
+
+def guide_images(
+    config: GuideConfig, generator: Any, *, on_step: Callable[[int, int, float], None] | None = None
+) -> GuideResult:
+    """Optimise what `config` describes with `generator` (of `ad.differentiable`).
+
+    Resumes an interrupted run in `config.out`; a finished one only has its report drawn again.  The pipeline is not
+    changed.  `on_step(step, updates, loss)` is called after each step.
+    Raises `InvalidInput` before any optimisation if something does not fit, `OutputError` if the folder is in use or
+    cannot be written, `NonFinite` naming the step if loss or gradient stop being finite, and `RunInterrupted` (exit
+    status 130 or 143) after saving on SIGINT or SIGTERM.
+    """
+    if not callable(generator) or not hasattr(generator, "with_"):
+        raise InvalidInput(
+            f"expected a generator made by adjointdpm.differentiable(pipe), got {type(generator).__name__}"
+        )
+    team = Team.join()
+    wrt = {"noise": ("x_T",), "embedding": ("cond",), "both": ("x_T", "cond")}[config.optimise]
+    painter = Painter(generator, config, wrt=wrt)
+    device = str(getattr(generator.pipe, "device", "cpu"))
+    identity = {**fingerprint(generator.pipe), "generator": repr(generator), **_files(config)}
+    tracker = open_tracker(config.tracker, config.out, config.identity(), team)
+    with RunFolder(config.out, "guide", config.identity(), identity, device, team=team) as run:
+        saliency = load_saliency(config.saliency, _classifier)
+        start, terms = _start(config, painter, team, run, saliency)
+        objective = Objective(painter, config, saliency, terms, start.noise, team)
+        run.begin()
+        if team.main:
+            _save(run, start)
+        history = optimise(
+            run, objective.parameters, objective.backward, config.loop_settings(), on_step,
+            team=team, tracker=tracker, precision=painter.precision,
+        )  # fmt: skip
+        tracker.close()
+        outcome = Outcome.of(objective, start, _best(objective, history), history)
+        if team.main:
+            outcome.write(run)
+        else:
+            run.finish("finished", outcome.results())
+    return outcome.result(run)
+
+
+def _files(config: GuideConfig) -> dict[str, str]:
+    """Hashes of the files that the configuration names: with another mask it is another run."""
+    found = {}
+    for name in FILES:
+        path = getattr(config, name)
+        if path is not None and path.is_file():
+            found[f"{name} file"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return found
+
+
+def _classifier() -> Any:
+    from adjointdpm import zoo
+
+    return zoo.classifier()
+
+
+def _start(
+    config: GuideConfig, painter: Painter, team: Team, run: RunFolder, saliency: Saliency
+) -> tuple[Start, list[Term]]:
+    """Starting noises and the terms; on resume the noises that the run began with."""
+    prompts = [prompt for prompt, _ in config.cases]
+    known = _load(run)
+    plain = known.plain if known is not None else paint_cases(painter, team, prompts, seeds_of(config, 0))
+    height, width = plain.image.shape[-2:]
+    terms = build_terms(config, (height, width), _classifier)
+    check_saliency(saliency, plain.image[:1])
+
+    def losses(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return weigh(terms, Seen(images, saliency(images), prompts, range(len(prompts))))
+
+    start = known or choose(config, painter, team, plain, _place(config, painter, saliency, (height, width)), losses)
+    terms = terms + collage_term(config, start.unmoved, saliency)
+    check_terms(terms, Seen(plain.image[:1], saliency(plain.image[:1]), prompts[:1], [0]), saliency)
+    return start, terms
+
+
+def _place(config: GuideConfig, painter: Painter, saliency: Saliency, size: tuple[int, int]) -> Place | None:
+    """How far objects are from the box or the mask that was asked for, in cells of the noise."""
+    box: Sequence[float]
+    if config.box is not None:
+        box = config.box
+    elif config.mask is not None:
+        box = bounding_boxes(read_mask(config.mask, size)[None])[0].tolist()
+    else:
+        return None
+    cells = painter.noise([0]).shape[-2:]
+
+    def place(images: Tensor) -> list[tuple[int, int]]:
+        with torch.no_grad():
+            return way_to(box, bounding_boxes(saliency(images)), size, (int(cells[0]), int(cells[1])))
+
+    return place
+
+
+def _best(objective: Objective, history: History) -> Values:
+    """For each image the parameters of the lowest loss among the last, those of the lowest total, and the first."""
+    last = {name: parameter.detach() for name, parameter in objective.parameters.items()}
+    first = {name: objective.initial(name) for name in last}
+    kept = {name: value.to(last[name]) for name, value in history.best.items()} or first
+    ends = [last, kept, first]
+    losses = torch.stack([objective.values(end) for end in ends])  # (3, N)
+    choice = losses.argmin(dim=0).tolist()
+    return {name: torch.stack([ends[c][name][case] for case, c in enumerate(choice)]) for name in last}
+
+
+def _save(run: RunFolder, start: Start) -> None:
+    images = {f"{n}.{k}": v for n, p in (("images", start.images), ("plain", start.plain)) for k, v in vars(p).items()}
+    places = {"seeds": torch.tensor(start.seeds), "moves": torch.tensor(start.moves)}
+    save_tensors(run.path / START_FILE, {"noise": start.noise, "unmoved": start.unmoved, **places, **images})
+
+
+def _load(run: RunFolder) -> Start | None:
+    if run.resumed is None:
+        return None
+    tensors, _ = load_tensors(run.path / START_FILE)
+    images, plain = (Painted(tensors[f"{n}.image"], tensors[f"{n}.shown"]) for n in ("images", "plain"))
+    moves = [(right, down) for right, down in tensors["moves"].tolist()]
+    return Start(tensors["noise"], tensors["seeds"].tolist(), moves, images, tensors["unmoved"], plain)

@@ -1,0 +1,120 @@
+"""Where the optimisation starts: the noise of each seed, or the best of a few.
+
+A gradient changes an image from where it is, so a start that is nearly right saves many steps.  Noise number k of seed
+s is that of seed s + k * 1000003; number 0 is the seed's own, and what it gives is the unguided image.  Where a place
+is asked for, each noise is also tried moved: rolled by as many cells as the object is away from that place.  Rolled
+noise is as typical as it was, and a denoiser, convolutions for the most part, mostly moves the object with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.painter import Painted, Painter
+from adjointdpm.tasks.team import Team
+
+__all__ = ["STRIDE", "Place", "Start", "choose", "moved", "paint_cases", "seeds_of", "way_to"]
+
+STRIDE = 1_000_003
+Place = Callable[[Tensor], list[tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The chosen noises (N, C, h, w), their seeds and how far they were moved (right and down, in cells), the images
+    that they give, those that the same noises give unmoved (N, 3, H, W), and the seeds' own (unguided) images.
+    """
+
+    noise: Tensor
+    seeds: list[int]
+    moves: list[tuple[int, int]]
+    images: Painted
+    unmoved: Tensor
+    plain: Painted
+
+
+def seeds_of(config: GuideConfig, candidate: int) -> list[int]:
+    """The seed of each case's candidate number `candidate`."""
+    return [seed + candidate * STRIDE for _, seed in config.cases]
+
+
+def paint_cases(painter: Painter, team: Team, prompts: Sequence[str], noise: Sequence[int] | Tensor) -> Painted:
+    """Images of all cases from seeds or noises, each process making its share."""
+    mine = team.mine(range(len(prompts)))
+    images: list[Tensor] = []
+    shown: list[Tensor] = []
+    if mine:
+        embeds, negative = painter.encode([prompts[i] for i in mine])
+        chosen = noise[mine] if isinstance(noise, Tensor) else [noise[i] for i in mine]
+        made = painter.paint(embeds, negative, chosen)
+        images, shown = list(made.image), list(made.shown)
+    return Painted(torch.stack(team.gather(images)), torch.stack(team.gather(shown)))
+
+
+def moved(noise: Tensor, steps: Sequence[tuple[int, int]]) -> Tensor:
+    """Noises (N, C, h, w), each rolled by its own number of cells to the right and down."""
+    return torch.stack([z.roll((down, right), (-2, -1)) for z, (right, down) in zip(noise, steps, strict=True)])
+
+
+def way_to(
+    box: Sequence[float], boxes: Tensor, pixels: tuple[int, int], cells: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """How many cells each object is away from `box`: from the middle of its own box (N, 4); (0, 0) without one.
+
+    pixels, cells: (H, W) of the image and of the noise.
+    """
+    found = []
+    for left, top, right, bottom in boxes.tolist():
+        if right <= left:
+            found.append((0, 0))
+            continue
+        across, down = (box[0] + box[2] - left - right) / 2, (box[1] + box[3] - top - bottom) / 2
+        found.append((round(across * cells[1] / pixels[1]), round(down * cells[0] / pixels[0])))
+    return found
+
+
+def choose(
+    config: GuideConfig, painter: Painter, team: Team, plain: Painted, place: Place | None,
+    weigh: Callable[[Tensor], Tensor],
+) -> Start:  # fmt: skip
+    """The best candidate of each case.
+
+    place: finds from images (N, 3, H, W) how many cells each object is away from where it shall be; None: nowhere.
+    weigh: the losses (N,) of one image of each case (N, 3, H, W).
+    """
+    prompts = [prompt for prompt, _ in config.cases]
+    still = [(0, 0)] * len(prompts)
+    seeds, own, unmoved = seeds_of(config, 0), Painted(plain.image.clone(), plain.shown.clone()), plain.image.clone()
+    best = Start(painter.noise(seeds), seeds, list(still), own, unmoved, plain)
+    least = weigh(plain.image)
+    for candidate in range(config.candidates):
+        seeds = seeds_of(config, candidate)
+        noise, made = painter.noise(seeds), plain
+        if candidate > 0:
+            made = paint_cases(painter, team, prompts, noise)
+            _take(best, least, noise, seeds, still, made, made.image, weigh)
+        if place is not None and config.move_noise:
+            steps = place(made.image)
+            if any(step != (0, 0) for step in steps):
+                noise = moved(noise, steps)
+                tried = paint_cases(painter, team, prompts, noise)
+                _take(best, least, noise, seeds, steps, tried, made.image, weigh)
+    return best
+
+
+def _take(
+    best: Start, least: Tensor, noise: Tensor, seeds: Sequence[int], steps: Sequence[tuple[int, int]], made: Painted,
+    unmoved: Tensor, weigh: Callable[[Tensor], Tensor],
+) -> None:  # fmt: skip
+    """Put what is better into `best` and `least`."""
+    losses = weigh(made.image)
+    for case in (losses < least).nonzero().flatten().tolist():
+        least[case], best.noise[case] = losses[case], noise[case]
+        best.seeds[case], best.moves[case] = seeds[case], steps[case]
+        best.images.image[case], best.images.shown[case] = made.image[case], made.shown[case]
+        best.unmoved[case] = unmoved[case]

@@ -1,0 +1,147 @@
+"""What is asked, of which prompts and noises, and what counts as reached: fixed before anything was measured.
+
+The settings of the method and of its rivals were chosen on other prompts, noises and boxes (`TUNED_ON`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+STEPS, GUIDANCE = 10, 3.0
+UPDATES = 50
+ONE_SEED, SEEDS, MORE_SEEDS = (11,), (11, 12), (11, 12, 13, 14)
+RIVAL_SEED = 50_000  # first seed of repeated sampling and of universal guidance
+RECURRENCE, RATE = 6, 0.5  # of universal guidance
+TUNED_ON = ("pear", "bell", "tomato", "koala", "drum", "balloon")
+
+# The answers that are sought.
+MEDIAN_IOU, RECOGNISED = 0.6, 0.8
+
+BOX_WORDS = ("{prompt}", "{prompt} at left", "{prompt} at right", "{prompt} at top", "{prompt} at bottom")
+CORNER_WORDS = {  # the words of both sides, one at a time, together, and none
+    "top left": ("{prompt}", "{prompt} at left", "{prompt} at top", "{prompt} at top at left"),
+    "top right": ("{prompt}", "{prompt} at right", "{prompt} at top", "{prompt} at top at right"),
+    "bottom left": ("{prompt}", "{prompt} at left", "{prompt} at bottom", "{prompt} at bottom at left"),
+    "bottom right": ("{prompt}", "{prompt} at right", "{prompt} at bottom", "{prompt} at bottom at right"),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One wish, asked of every prompt with every noise.
+
+    wish: fields of `GuideConfig`; a value "material:NAME" is the file of that name that `material.py` draws.
+    measure: how an image is judged, see `measure.py`.
+    phrases: what repeated sampling may say.
+    """
+
+    name: str
+    group: str
+    title: str
+    wish: tuple[tuple[str, object], ...]
+    prompts: tuple[str, ...]
+    measure: str
+    phrases: tuple[str, ...] = ("{prompt}",)
+    seeds: tuple[int, ...] = SEEDS
+
+
+def _box(name: str, title: str, box: tuple[float, ...], corner: str, *prompts: str) -> Question:
+    return Question(name, "box", title, (("box", box),), prompts, "iou", CORNER_WORDS[corner])
+
+
+# The model was taught objects of 32 and 48 pixels in the middle or at the middle of a side, moved by 8 pixels or not.
+# None of these boxes is such a place: the nearest one that it was taught overlaps each by 0.6 or less.
+# Objects whose drawings are nearly square in all three styles, so that they can fit a square box.
+BOXES = (
+    _box(
+        "box_top_left", "32 pixels in the top left corner", (0, 0, 32, 32), "top left",
+        "small flat fox on blue background", "small 3d basketball on green background",
+    ),
+    _box(
+        "box_bottom_right", "32 pixels in the bottom right corner", (32, 32, 64, 64), "bottom right",
+        "small shaded pumpkin on white background", "small 3d robot on yellow background",
+    ),
+    _box(
+        "box_top_right", "28 pixels in the top right corner", (36, 0, 64, 28), "top right",
+        "small flat ladybug on yellow background", "small shaded star on purple background",
+    ),
+    _box(
+        "box_bottom_left", "28 pixels in the bottom left corner", (0, 36, 28, 64), "bottom left",
+        "small flat house on pink background", "small 3d cookie on gray background",
+    ),
+    _box(
+        "box_lower_left", "30 pixels, off the corner", (4, 30, 34, 60), "bottom left",
+        "small shaded octopus on yellow background", "small flat heart on green background",
+    ),
+    _box(
+        "box_upper_right", "26 pixels, off the corner", (34, 4, 60, 30), "top right",
+        "small 3d gift on white background", "small shaded bear on blue background",
+    ),
+)  # fmt: skip
+
+KEPT = (
+    Question(
+        "keep_half", "keep", "The left half kept",
+        (("image", "material:reference"), ("keep_box", (0, 0, 32, 64))),
+        ("3d panda on green background", "flat castle on orange background"), "psnr",
+    ),
+    Question(
+        "keep_frame", "keep", "All but the middle kept",
+        (("image", "material:reference"), ("keep", "material:frame")),
+        ("shaded lion on pink background", "3d soccer on blue background"), "psnr",
+    ),
+)  # fmt: skip
+
+WISHES = (
+    Question(
+        "mask", "wish", "In a disc at the lower right", (("mask", "material:disc"),),
+        ("small 3d cookie on blue background", "small flat sun on purple background"), "outline",
+        CORNER_WORDS["bottom right"], ONE_SEED,
+    ),
+    Question(
+        "size", "wish", "12 % of the picture", (("size", 0.12),),
+        ("3d gift on white background", "flat frog on yellow background"), "size",
+        ("{prompt}", "small {prompt}", "large {prompt}"), ONE_SEED,
+    ),
+    Question(
+        "color", "wish", "In teal", (("color", "#18a0a0"),),
+        ("flat star on white background", "3d headphones on gray background"), "color",
+        ("{prompt}", "{prompt} cool", "{prompt} greenish", "{prompt} filtered"), ONE_SEED,
+    ),
+    Question(
+        "symmetry", "wish", "Symmetric", (("symmetry", "left-right"),),
+        ("flat wolf on green background", "shaded ghost on purple background"), "symmetry",
+        seeds=ONE_SEED,
+    ),
+    Question(
+        "sketch", "wish", "Along a sketch of a circle", (("sketch", "material:circle"),),
+        ("3d basketball on white background", "flat clown on blue background"), "sketch", BOX_WORDS, ONE_SEED,
+    ),
+    Question(
+        "low_resolution", "wish", "Like a picture of 8 × 8 pixels", (("low_resolution", "material:small"),),
+        ("flat tiger on orange background", "3d house on gray background"), "low_resolution", BOX_WORDS, ONE_SEED,
+    ),
+)  # fmt: skip
+
+QUESTIONS = (*BOXES, *KEPT, *WISHES)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of it is run."""
+
+    questions: tuple[Question, ...] = QUESTIONS
+    updates: int = UPDATES
+    steps: int = STEPS
+    recurrence: int = RECURRENCE
+
+
+def full_plan() -> Plan:
+    """Four noises a prompt."""
+    return Plan(tuple(replace(question, seeds=MORE_SEEDS) for question in QUESTIONS))
+
+
+def tiny_plan() -> Plan:
+    """Two questions, two updates, one noise: shows that everything runs, measures nothing worth citing."""
+    chosen = (BOXES[0], KEPT[1], WISHES[0])
+    return Plan(tuple(replace(q, seeds=SEEDS[:1], prompts=q.prompts[:1]) for q in chosen), 2, 2, 2)
