@@ -26,17 +26,16 @@ DATA, IMAGES, PAGE = ROOT / "studies/reward/results.json", ROOT / "docs/img", RO
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.reward", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="five seeds, three minutes a run")
+    parser.add_argument("--full", action="store_true", help="five seeds, four minutes a run")
     parser.add_argument("--tiny", action="store_true", help="shows that everything runs; docs are not touched")
     parser.add_argument("--page", action="store_true", help="the page only, from studies/reward/results.json")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "reward", help="folder for runs (resumed if there)")
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.page:
         atomic_write(PAGE, page(json.loads(DATA.read_text(encoding="utf-8"))))
         print(PAGE)
         return
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # see `timed`
     plan = design.full_plan() if options.full else design.tiny_plan() if options.tiny else Plan()
     generator = ad.differentiable(zoo.emoji())
     model = fingerprint(generator.pipe)

@@ -36,6 +36,9 @@ def summary(cases: Sequence[Case]) -> dict[str, Any]:
         for name in ("reward", "held out")
     ]
     found["verdict"] = verdict(*changes)
+    for when in ("before", "after"):
+        hits = [hit for case in cases for hit in case["recognised"][when]]
+        found[f"recognised {when}"] = sum(hits) / len(hits)
     found["updates"] = sum(case["updates"] for case in cases) / len(cases)
     found["rate"] = cases[0]["rate"]
     penalties = [value for case in cases for value in case["penalty"] or ()]

@@ -50,7 +50,7 @@ class Study:
 
     def timed(self, goal: Goal, part: str, method: str, rate: float, seed: int, seconds: float) -> dict[str, Any]:
         """One run for a given time."""
-        reached = timed.run(self.generator, goal, part, method, rate, seed, seconds, self.plan, self.folder / "unused")
+        reached = timed.run(self.generator, self.judge, goal, part, method, rate, seed, seconds, self.plan)
         kept = asdict(reached)
         kept["images"] = {"before": kept.pop("start"), "after": kept["images"]}
         return {**kept, "rate": rate, "goal": goal.name, "part": part, "method": method, "seed": seed}

@@ -1,4 +1,7 @@
-"""One optimisation for a given wall time, by one method; and what it has reached, by the sampler without a gradient.
+"""One optimisation for a given time, by one method; and what it has reached, by the sampler without a gradient.
+
+The time is the process's own on one thread, which is the wall time of an undisturbed core: other work on the machine
+favours no method.
 
 The objective is the task's own.  AdamW's rate falls to 0 with the time that is left.  All methods run the same sampler,
 Euler in the exponential form on the scheduler's times (= DDIM), and only the gradient differs.
@@ -24,6 +27,7 @@ from adjointdpm.tasks.reward.objective import Objective
 from adjointdpm.tasks.reward.road import generator_for
 from adjointdpm.tasks.reward.scores import Rewards
 from adjointdpm.tasks.reward.subjects import Subject, subject_of
+from adjointdpm.zoo.measure import object_recognised
 from studies.reward.design import GUIDANCE, PAIRS_PER_STEP, RANK, Goal, Plan
 
 __all__ = ["Reached", "run"]
@@ -43,17 +47,18 @@ class Reached:
     updates: int
     seconds: float
     penalty: list[float] | None
+    recognised: dict[str, list[bool]]  # whether the judge's first guess is the object, before and after
     seen: dict[str, list[float]] | None = None  # weights: the prompts that were trained on, with other noises
 
 
 def run(
-    generator: Any, goal: Goal, part: str, method: str, rate: float, seed: int, seconds: float, plan: Plan, folder: Path
+    generator: Any, judge: Any, goal: Goal, part: str, method: str, rate: float, seed: int, seconds: float, plan: Plan
 ) -> Reached:
     """Optimise the weights or the noise (`part`) for `goal`; the images judged are unseen ones for the weights."""
     common = {
-        "out": folder, "rewards": (goal.reward,), "held_out": goal.held_out, "steps": plan.steps, "init_seed": seed,
+        "out": Path("unused"), "rewards": (goal.reward,), "held_out": goal.held_out, "steps": plan.steps,
         "guidance_scale": GUIDANCE, "gradient": None if method == "best_of" else method, "lr": rate, "epochs": 1,
-        "batch_size": BATCH,
+        "batch_size": BATCH, "init_seed": seed,
     }  # fmt: skip
     if part == "weights":
         config = RewardConfig(
@@ -81,7 +86,9 @@ def run(
             if part == "noise":
                 penalty = concentration_penalty(subject.parameters["noise"].detach()).tolist()
     prompts = [item.prompt for item in judged]
-    return Reached(prompts, before, after, end.image, start.image, updates, spent, penalty, seen)
+    pictures = {"before": start.image, "after": end.image}
+    recognised = {name: object_recognised(image, prompts, judge).tolist() for name, image in pictures.items()}
+    return Reached(prompts, before, after, end.image, start.image, updates, spent, penalty, recognised, seen)
 
 
 def _same_sampler(generator: Any, config: RewardConfig) -> Any:
@@ -100,24 +107,24 @@ def _judge(objective: Objective, items: list[Item], before: bool = False) -> tup
 def _descend(objective: Objective, subject: Subject, rate: float, seconds: float) -> tuple[int, float]:
     """AdamW until the time is up; no step begins that would end later than half a step beyond it."""
     optimizer = torch.optim.AdamW(subject.parameters.values(), lr=rate, weight_decay=0.0)
-    step, took, began = 0, 0.0, time.perf_counter()
-    while (spent := time.perf_counter() - began) + took / 2 < seconds or step == 0:
+    step, took, began = 0, 0.0, time.process_time()
+    while (spent := time.process_time() - began) + took / 2 < seconds or step == 0:
         step += 1
         optimizer.param_groups[0]["lr"] = rate * (1 - min(spent / seconds, 1))
         optimizer.zero_grad(set_to_none=True)
         objective.backward(step)
         optimizer.step()
-        took = time.perf_counter() - began - spent
-    return step, time.perf_counter() - began
+        took = time.process_time() - began - spent
+    return step, time.process_time() - began
 
 
 def _best_of(objective: Objective, subject: Subject, items: list[Item], seconds: float) -> tuple[int, float]:
     """Other noises for every image until the time is up; the best of each by the optimised reward is kept."""
     noise, painter = subject.parameters["noise"], objective.painter
     name = objective.rewards.total_name
-    draws, took, began = 0, 0.0, time.perf_counter()
+    draws, took, began = 0, 0.0, time.process_time()
     best: Tensor | None = None
-    while (spent := time.perf_counter() - began) + took / 2 < seconds or draws == 0:
+    while (spent := time.process_time() - began) + took / 2 < seconds or draws == 0:
         with torch.no_grad():
             tried = painter.noise([item.seed + draws for item in items]).to(noise)
             kept, noise.data = noise.detach().clone(), tried
@@ -126,5 +133,5 @@ def _best_of(objective: Objective, subject: Subject, items: list[Item], seconds:
             best = scores if best is None else torch.maximum(best, scores)
             noise.data = torch.where(better[:, None, None, None].to(noise.device), tried, kept)
         draws += 1
-        took = time.perf_counter() - began - spent
-    return draws, time.perf_counter() - began
+        took = time.process_time() - began - spent
+    return draws, time.process_time() - began
