@@ -15,7 +15,7 @@ from importlib import metadata
 __all__ = ["Package", "extras", "look_up", "required"]
 
 DISTRIBUTION = "adjointdpm"
-IMPORT_NAME = {"pillow": "PIL", "efficientnet-lite-pytorch": "efficientnet_lite_pytorch"}
+IMPORT_NAME = {"pillow": "PIL", "pyyaml": "yaml"}
 REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+)(?:\[[^]]*\])?\s*(?P<specifier>[^;]*)(?:;\s*(?P<marker>.*))?$")
 DEVELOPMENT = "dev"
 

@@ -107,7 +107,7 @@ def audit(
     ] = None,
     iterations: Annotated[
         int | None,
-        typer.Option("--iterations", min=1, help="Gradient steps for each bound (default: 6).", rich_help_panel=SEARCH),
+        typer.Option("--iterations", min=1, help="Gradient steps for each bound (default: 5).", rich_help_panel=SEARCH),
     ] = None,
     restarts: Annotated[
         int | None,

@@ -65,7 +65,7 @@ class AuditConfig(TaskConfig):
     norm: Norm = "linf"
     loss: LossName | None = Field(default=None, description="margin in classifier mode, cosine in filter mode.")
     optimiser: OptimiserName = "sign"
-    iterations: int = Field(default=6, ge=1, description="Gradient steps for each bound and restart.")
+    iterations: int = Field(default=5, ge=1, description="Gradient steps for each bound and restart.")
     restarts: int = Field(default=1, ge=1, description="Starts for each bound; from the second on at random.")
     step_size: Positive | None = Field(default=None, description="As a share of τ; sign 0.25, Adam 0.25, APGD 2.")
     baselines: tuple[Baseline, ...] = Field(default=BASELINES, description="What the gradients are compared with.")

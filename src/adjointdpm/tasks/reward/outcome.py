@@ -35,8 +35,8 @@ REPORT_FILE, SHEET_FILE = "report.html", "before_after.png"
 SHOWN = 24  # rows of pictures in a report; scores are over all
 VERDICTS = {
     "no held-out reward": "No held-out reward watched this run, so a reward that was only tricked would look the same.",
-    "hacked": "Reward hacking: the optimised reward rose while the held-out one fell. Do not trust the rise; a larger "
-    "--typicality-weight, fewer steps, a smaller learning rate or a second reward hold it back.",
+    "hacked": "Reward hacking: the optimised reward rose while the held-out one fell. Do not trust the rise; {remedy} "
+    "fewer steps, a smaller learning rate or a second reward hold it back.",
     "confirmed": "The held-out reward, which was never optimised, rose as well.",
     "undecided": "The held-out reward, which was never optimised, changed by no more than chance would.",
 }
@@ -123,7 +123,9 @@ class Outcome:
         how = GRADIENTS.get(self.gradient, f"{self.gradient} gradients").format(
             steps=self.config.steps, last=self.config.last_k
         )
-        lead = f"Changed {what[self.config.optimise]} by {how}. {VERDICTS[self.verdict()]}"
+        remedy = "a larger weight of the typicality penalty," if self.config.optimise == "noise" else ""
+        found = VERDICTS[self.verdict()].format(remedy=remedy).replace("  ", " ")
+        lead = f"Changed {what[self.config.optimise]} by {how}. {found}"
         known = run.record["environment"]
         versions = known["versions"]
         footer = (
