@@ -52,14 +52,13 @@ def test_prompts_are_of_words_that_the_model_knows_and_were_not_tuned_on():
     assert not any(seed < 1000 for q in QUESTIONS for seed in q.seeds if seed not in SEEDS)
 
 
-@pytest.mark.xfail(reason="the study is not finished", strict=False)
 def test_parts_and_thresholds():
     mask = np.zeros((12, 12), bool)
     mask[1:4, 1:4] = mask[4, 4] = mask[8:11, 5:9] = True
     parts = components(mask)
     assert sorted(np.bincount(parts.ravel())[1:].tolist()) == [10, 12]
     assert components(np.ones((3, 3), bool)).tolist() == [[1] * 3] * 3
-    assert 20 <= otsu(np.array([10] * 50 + [15] * 50 + [200] * 20)) < 200
+    assert 15 <= otsu(np.array([10] * 50 + [15] * 50 + [200] * 20)) < 200
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (40, 0), (20, 30)])
@@ -98,7 +97,6 @@ def test_without_bending_universal_guidance_is_the_sampler():
     assert universal.calls(10, 6) == 120
 
 
-@pytest.mark.xfail(reason="the study is not finished", strict=False)
 @pytest.mark.timeout(600)
 def test_it_runs_resumes_and_writes_its_page(tmp_path):
     plan = tiny_plan()

@@ -78,7 +78,6 @@ def test_the_drawn_styles_are_those_in_the_folder(name):
     assert np.abs(there - again).mean() < 2  # of 255: lines may differ a little between versions of Pillow
 
 
-@pytest.mark.xfail(reason="one style image is missing", strict=False)
 def test_every_style_is_there_with_its_source():
     text = (styles.FOLDER / "SOURCES.md").read_text(encoding="utf-8")
     for file in styles.FOLDER.glob("*.png"):
@@ -182,7 +181,6 @@ def test_it_runs_resumes_and_writes_its_page(study, tmp_path):
         assert head.count("|") == row.count("|"), row
 
 
-@pytest.mark.xfail(reason="one style image is missing", strict=False)
 def test_another_plan_has_a_folder_of_its_own():
     assert digest(Plan()) != digest(tiny_plan())
     assert digest(Plan()) == digest(Plan())

@@ -34,8 +34,11 @@ def config_of(case: str, folder: Path) -> GuideConfig:
 
 
 def first_gradient(case: str, folder: Path, team: Team) -> dict[str, torch.Tensor]:
-    """Gradient of the first step, summed over the processes, float32."""
-    config = config_of(case, folder)
+    """Gradient of the first step, summed over the processes, float32.
+
+    One image at a time, because a float32 convolution rounds otherwise in batches of other sizes.
+    """
+    config = config_of(case, folder).model_copy(update={"batch_size": 1})
     painter = Painter(differentiable(tiny_pipeline()), config, wrt=("x_T", "cond"))
     terms = build_terms(config, (16, 16), lambda: torch.nn.Identity())
     objective = Objective(painter, config, Border(), terms, painter.noise(config.seeds), team)

@@ -14,7 +14,17 @@ from adjointdpm.runs import load_tensors
 from tests.support import guide_program
 
 ROOT = Path(__file__).parents[3]
-LAUNCH = ("--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+LAUNCH = (
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +51,6 @@ def joined(folder, name, part):
     return torch.cat(chosen)
 
 
-@pytest.mark.xfail(reason="two processes do not finish yet", strict=False)
 @pytest.mark.parametrize("case", list(guide_program.CASES))
 def test_first_gradient_five_steps_and_images(folder, case):
     gradient = joined(folder, "1-0", f"gradient.{case}.")
@@ -55,7 +64,6 @@ def test_first_gradient_five_steps_and_images(folder, case):
         assert torch.allclose(joined(folder, process, f"images.{case}"), images, atol=1e-6)
 
 
-@pytest.mark.xfail(reason="two processes do not finish yet", strict=False)
 def test_what_is_read_and_written_is_of_all_images(folder):
     one, main, other = (json.loads((folder / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     assert main == other

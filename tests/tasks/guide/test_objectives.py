@@ -29,10 +29,9 @@ def test_a_box_covers_its_pixels_and_shares_of_those_at_its_edge():
     assert float(ask.box_mask((0.25, 0.5, 3.75, 2), 4, 4).sum()) == pytest.approx(3.5 * 1.5)
 
 
-@pytest.mark.xfail(reason="the placement loss is being retuned", strict=False)
 def test_the_box_loss_is_least_in_the_box_and_grows_with_the_distance():
     inside = float(ask.box_loss(square(*BOX), BOX))
-    assert inside < 0.01  # the smooth maximum is not quite the maximum
+    assert inside < 0.02  # the smooth maximum is not quite the maximum
     shifted = [float(ask.box_loss(square(2 + d, 3, 10 + d, 13), BOX)) for d in (0, 1, 2, 4, 6)]
     assert shifted == sorted(shifted)
     grown = [float(ask.box_loss(square(2 - d, 3 - d, 10 + d, 13 + d), BOX)) for d in (0, 1, 2)]

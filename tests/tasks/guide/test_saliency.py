@@ -29,7 +29,7 @@ class Bands:
     """Stands for a network: smoothed colours at half size, to which thin stripes are one mean colour."""
 
     def features(self, image):
-        pooled = torch.nn.functional.avg_pool2d(image, 16, 4, 6)
+        pooled = torch.nn.functional.avg_pool2d(image, 16, 4, 6, count_include_pad=False)
         return [image, torch.cat([pooled, pooled.square()], dim=1)]
 
 
@@ -58,18 +58,16 @@ def test_the_plane_of_an_exact_plane_is_itself():
     assert torch.allclose(border_plane(maps, 2, 0.1), maps, atol=1e-4)
 
 
-@pytest.mark.xfail(reason="the saliency's threshold is being retuned", strict=False)
 def test_features_see_a_pattern_as_background():
     image = scene("stripes", (20, 16, 44, 40))
     colours, features = Border()(image), Features(Bands(), 1)(image)
-    middle, corner = (slice(24, 36), slice(24, 36)), (slice(0, 8), slice(0, 8))
+    middle, side = (slice(24, 36), slice(24, 36)), (slice(None), slice(0, 12))
     assert float(features[0][middle].mean()) > 0.8
-    assert float(features[0][corner].mean()) < 0.2 < float(colours[0][corner].max())
+    assert float(features[0][side].mean()) < 0.2 < float(colours[0][side].max())
     with pytest.raises(InvalidInput, match=r"no method features"):
         Features(torch.nn.Identity())
 
 
-@pytest.mark.xfail(reason="the saliency's threshold is being retuned", strict=False)
 @pytest.mark.parametrize("saliency", [Border(), Features(Bands(), 1)])
 def test_masks_have_a_gradient_that_reaches_what_is_far_from_the_background(saliency):
     image = scene()
@@ -78,8 +76,8 @@ def test_masks_have_a_gradient_that_reaches_what_is_far_from_the_background(sali
     (gradient,) = torch.autograd.grad(saliency(probe).sum(), probe)
     inside = gradient[0, :, 20:36, 24:40].abs().amax(dim=0)
     assert float(inside.min()) > 1e-4
-    moved = probe.detach() - 0.02 * gradient.sign()
-    assert float(saliency(moved).sum()) < float(saliency(image).sum())
+    away = (image - scene(box=(0, 0, 0, 0)))[..., 20:36, 24:40]  # from the background to the object
+    assert float((gradient[..., 20:36, 24:40] * away).sum(dim=1).min()) > 0
 
 
 def test_an_image_does_not_depend_on_its_neighbours():

@@ -246,6 +246,7 @@ class Outcome:
         weights = ", ".join(f"{term.name} {term.weight:g}" for term in self.objective.terms)
         return [
             ("optimised", {"noise": "x_T", "embedding": "the embedding", "both": "x_T and the embedding"}[c.optimise]),
+            ("starts", self._starts()),
             ("weights", weights + (f", typicality {c.typicality:g}" if c.optimise != "embedding" else "")),
             ("optimiser", f"AdamW, {results['updates']} steps, learning rate {c.lr:g} ({c.lr_schedule})"),
             ("sampler", f"{c.steps} steps, guidance {c.guidance_scale:g}"),
@@ -255,6 +256,11 @@ class Outcome:
                         f"{results['vjps']} vector-Jacobian products"),
             ("time", f"{results['optimisation_seconds']:.0f} s"),
         ]  # fmt: skip
+
+    def _starts(self) -> str:
+        count, rolled = self.config.candidates, sum(move != (0, 0) for move in self.start.moves)
+        drawn = "its own noise" if count == 1 else f"the best of {count} noises"
+        return f"{drawn} for each seed" + (f"; {rolled} of {self.objective.count} moved" if rolled else "")
 
     def _generate(self, run: RunFolder) -> str:
         prompt, _ = self.config.cases[0]
