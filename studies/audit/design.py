@@ -12,7 +12,7 @@ from typing import Any
 TAU, LEVEL = 0.2, 0.01
 TAUS = (0.05, 0.1, 0.2, 0.4, 0.8)
 FEWER_TAUS = (0.1, 0.2, 0.4)
-STEPS, GUIDANCE, ITERATIONS = 10, 3.0, 5
+STEPS, GUIDANCE, ITERATIONS = 10, 3.0, 4
 
 # (a) ten objects of seven categories
 OBJECTS = ("fox", "penguin", "rose", "pineapple", "car", "guitar", "bell", "robot", "owl", "rocket")
@@ -63,13 +63,13 @@ NO_ADJOINT = ("random", "best_of_n", "one_step")
 HARDEN = (("harden", True), ("harden_rounds", 2), ("control_prompts", tuple(STYLE.format(word=w) for w in CONTROLS)))
 CASES = (
     Case("embedded", "(a) The embedded classifier", OBJECTS, 10, baselines=NO_ADJOINT, changes=(("images", True),)),
-    Case("ode", "(a) The same on one ODE for every engine (AB4), with the paper's adjoint", OBJECTS, 3, FEWER_TAUS,
+    Case("ode", "(a) The same on one ODE for every engine (AB4), with the paper's adjoint", OBJECTS, 2, FEWER_TAUS,
          road=(("solver", "ab4"),)),
-    Case("efficientnet", "(b) EfficientNet-Lite0", (), 4, FEWER_TAUS, "studies.audit.networks:efficientnet",
+    Case("efficientnet", "(b) EfficientNet-Lite0", (), 3, FEWER_TAUS, "studies.audit.networks:efficientnet",
          baselines=NO_ADJOINT),
-    Case("robust", "(c) A robust trunk", OBJECTS, 4, FEWER_TAUS, "studies.audit.networks:robust",
+    Case("robust", "(c) A robust trunk", OBJECTS, 3, FEWER_TAUS, "studies.audit.networks:robust",
          baselines=NO_ADJOINT),
-    Case("food", "(d) A food filter", FOODS, 4, FEWER_TAUS, mode="filter", baselines=NO_ADJOINT),
+    Case("food", "(d) A food filter", FOODS, 3, FEWER_TAUS, mode="filter", baselines=NO_ADJOINT),
     Case("harden_classifier", "(e) Hardening the embedded classifier", OBJECTS, 2, FEWER_TAUS, baselines=(),
          changes=(*HARDEN, ("held_out_noises", 3))),
     Case("harden_filter", "(e) Hardening the food filter", FOODS, 2, FEWER_TAUS, mode="filter", baselines=(),
