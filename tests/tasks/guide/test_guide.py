@@ -316,3 +316,34 @@ def test_a_folder_in_use_and_a_foreign_generator_are_refused(gen, tmp_path):
         guide_images(settings(tmp_path), gen)
     with pytest.raises(InvalidInput, match="expected a generator"):
         guide_images(settings(tmp_path), gen.pipe)
+
+
+def test_candidates_take_turns_with_phrases_and_the_chosen_wording_is_what_is_saved(gen, tmp_path):
+    phrases = ("a {prompt} there", "green {prompt}")
+    config = settings(tmp_path, candidates=6, phrases=phrases, move_noise=False, updates=1, lr=1e-9)
+    assert [config.wording("red apple", k) for k in range(4)] == [
+        "red apple", "a red apple there", "green red apple", "red apple"
+    ]  # fmt: skip
+    result = guide_images(config, gen)
+    painter = Painter(gen, config)
+    for case in result.record["results"]["cases"]:
+        number = (case["start_seed"] - case["seed"]) // STRIDE
+        assert case["wording"] == config.wording("red apple", number)
+        made = painter.paint(*painter.encode([case["wording"]]), [case["start_seed"]]).image
+        index = result.record["results"]["cases"].index(case)
+        assert torch.allclose(made[0], result.images[index], atol=1e-5)
+        assert read_png_text(result.folder / case["image"]).startswith(case["wording"])
+    assert any(case["wording"] != "red apple" for case in result.record["results"]["cases"])
+    assert "--phrase 'green {prompt}'" in result.report_path.read_text().replace("&#39;", "'")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"phrases": ("at left",), "candidates": 3}, "does not hold {prompt}"),
+        ({"phrases": ("{prompt} at left",)}, "candidates is 1: expected at least 2"),
+    ],
+)
+def test_phrases_that_cannot_be_tried_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings(tmp_path, **changes)

@@ -17,6 +17,7 @@ FLAGS = {
     "batch_size": "--batch",
     "low_resolution": "--low-res",
     "weights": "--weight",
+    "phrases": "--phrase",
     "shell": "--shell/--no-shell",
     "move_noise": "--move-noise/--no-move-noise",
 }
@@ -36,6 +37,8 @@ def again(config: GuideConfig) -> str:
             words += [part for seed in value for part in (flag, str(seed))]
         elif name == "weights":
             words += [part for term, weight in value.items() for part in (flag, f"{term}={weight:g}")]
+        elif name == "phrases":
+            words += [part for phrase in value for part in (flag, phrase)]
         elif isinstance(value, tuple):
             words += [flag, ",".join(f"{edge:g}" for edge in value)]
         else:

@@ -68,6 +68,9 @@ class GuideConfig(TaskConfig):
     )
     optimise: Literal["noise", "embedding", "both"] = Field(default="noise", description="What is optimised.")
     candidates: int = Field(default=1, ge=1, description="Starting noises tried for each seed; the best is optimised.")
+    phrases: tuple[str, ...] = Field(
+        default=(), description="Wordings that candidates take turns with, such as '{prompt} at left'."
+    )
     move_noise: bool = Field(default=True, description="Try each noise moved to the place that is asked for, too.")
     updates: int = Field(default=50, ge=1, description="AdamW steps.")
     lr: Positive = Field(default=0.05, description="Learning rate of the noise.")
@@ -83,6 +86,14 @@ class GuideConfig(TaskConfig):
         if box is not None and not (box[0] < box[2] and box[1] < box[3]):
             raise ValueError("the box has no area: expected left < right and top < bottom, in pixels")
         return box
+
+    @field_validator("phrases")
+    @classmethod
+    def _around_the_prompt(cls, phrases: tuple[str, ...]) -> tuple[str, ...]:
+        for phrase in phrases:
+            if "{prompt}" not in phrase:
+                raise ValueError(f"{phrase!r} does not hold {{prompt}}, the place of the prompt")
+        return phrases
 
     @field_validator("color")
     @classmethod
@@ -120,6 +131,11 @@ class GuideConfig(TaskConfig):
             raise ValueError("keep and keep_box say which part of image stays; no image is given")
         if self.box is not None and self.mask is not None:
             raise ValueError("box and mask both say where the object stands; give one of them")
+        if self.candidates <= len(self.phrases):
+            raise ValueError(
+                f"candidates is {self.candidates}: expected at least {len(self.phrases) + 1}, one for the prompt as it "
+                f"is and one for each of the {len(self.phrases)} phrases"
+            )
         if all(self.weight(name) == 0 for name in self.wishes):
             raise ValueError("every term that is asked for has weight 0")
         return self
@@ -133,6 +149,10 @@ class GuideConfig(TaskConfig):
     def cases(self) -> tuple[tuple[str, int], ...]:
         """(prompt, seed) of each image."""
         return tuple((prompt, seed) for prompt in self.prompts for seed in self.seeds)
+
+    def wording(self, prompt: str, candidate: int) -> str:
+        """What candidate number `candidate` is painted with; number 0 is the prompt as it is."""
+        return ("{prompt}", *self.phrases)[candidate % (1 + len(self.phrases))].replace("{prompt}", prompt)
 
     def weight(self, term: str) -> float:
         return self.weights.get(term, WEIGHTS[term])

@@ -30,6 +30,7 @@ Values = Mapping[str, Tensor]
 class Objective:
     """`parameters`, by name: "noise" (N, C, h, w), which starts at `drawn`, and "embedding" (N, L, D), what is added to
     the text rows behind the prompt's own words, in units of `embedding_lr / lr` so that one learning rate serves both.
+    `wordings` are what is painted where it is not the prompts themselves.
     """
 
     def __init__(
@@ -40,17 +41,19 @@ class Objective:
         terms: Sequence[Term],
         drawn: Tensor,
         team: Team,
+        wordings: Sequence[str] | None = None,
     ) -> None:
         self.painter, self.config, self.saliency, self.terms, self.team = painter, config, saliency, terms, team
         self.prompts = [prompt for prompt, _ in config.cases]
-        self.embeds, self.negative = painter.encode(self.prompts)
+        self.wordings = self.prompts if wordings is None else list(wordings)
+        self.embeds, self.negative = painter.encode(self.wordings)
         number = torch.float64 if self.embeds.dtype == torch.float64 else torch.float32
         self.drawn = drawn.to(self.embeds.device, number)
         self.parameters: dict[str, nn.Parameter] = {}
         if config.optimise in ("noise", "both"):
             self.parameters["noise"] = nn.Parameter(self.drawn.clone())
         if config.optimise in ("embedding", "both"):
-            self.own = word_rows(painter.generator.pipe, self.prompts)
+            self.own = word_rows(painter.generator.pipe, self.wordings)
             self.parameters["embedding"] = nn.Parameter(torch.zeros_like(self.embeds, dtype=number))
             self._check_rows()
 
@@ -81,7 +84,7 @@ class Objective:
         return embeds + ratio * free[..., None] * values["embedding"][list(cases)].to(embeds.dtype)
 
     def _check_rows(self) -> None:
-        for prompt, own in zip(self.prompts, self.own, strict=True):
+        for prompt, own in zip(self.wordings, self.own, strict=True):
             if own >= self.embeds.shape[1]:
                 raise InvalidInput(
                     f"the prompt {prompt!r} takes all {self.embeds.shape[1]} rows of the text encoder, so that none is "

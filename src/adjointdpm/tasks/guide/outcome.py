@@ -113,6 +113,7 @@ class Outcome:
             cases.append(
                 {
                     "prompt": prompt,
+                    "wording": self.objective.wordings[i],
                     "seed": seed,
                     "start_seed": self.start.seeds[i],
                     "moved": list(self.start.moves[i]),
@@ -142,9 +143,9 @@ class Outcome:
     def write(self, run: RunFolder) -> None:
         """Images and noises, sheet and report first, the record last."""
         pictures = to_pil(self.guided.shown)
-        for i, (prompt, seed) in enumerate(self.config.cases):
+        for i, (_, seed) in enumerate(self.config.cases):
             text = GenerationText(
-                prompt,
+                self.objective.wordings[i],
                 self.config.negative_prompt,
                 self.config.steps,
                 guidance_scale=self.config.guidance_scale,
@@ -177,7 +178,7 @@ class Outcome:
         provenance = {
             "base_model": fingerprint(self.objective.painter.generator.pipe),
             "settings": self.config.identity(),
-            "prompt": self.config.cases[case][0],
+            "prompt": self.objective.wordings[case],
         }
         own = self.objective.own[case]
         return PromptEmbedding(rows[own:].detach().float().cpu(), "fill", int(rows.shape[0]), provenance)
@@ -260,11 +261,21 @@ class Outcome:
     def _starts(self) -> str:
         count, rolled = self.config.candidates, sum(move != (0, 0) for move in self.start.moves)
         drawn = "its own noise" if count == 1 else f"the best of {count} noises"
-        return f"{drawn} for each seed" + (f"; {rolled} of {self.objective.count} moved" if rolled else "")
+        worded = sum(
+            ours != theirs for ours, theirs in zip(self.objective.wordings, self.objective.prompts, strict=True)
+        )
+        changed = {"moved": rolled, "by another wording": worded}
+        parts = [f"{drawn} for each seed", *(f"{n} of {self.objective.count} {how}" for how, n in changed.items() if n)]
+        return "; ".join(parts)
 
     def _generate(self, run: RunFolder) -> str:
-        prompt, _ = self.config.cases[0]
-        words = ["adjointdpm", "generate", prompt, "--noise", str(run.path / f"{self.stem(0)}.noise.safetensors")]
+        words = [
+            "adjointdpm",
+            "generate",
+            self.objective.wordings[0],
+            "--noise",
+            str(run.path / f"{self.stem(0)}.noise.safetensors"),
+        ]
         if self.config.optimise != "noise":
             words += ["--embedding", str(run.path / f"{self.stem(0)}.embedding.safetensors")]
         words += ["--steps", str(self.config.steps), "--guidance", f"{self.config.guidance_scale:g}"]

@@ -22,7 +22,7 @@ from adjointdpm.tasks.guide.objective import Objective, Values
 from adjointdpm.tasks.guide.objectives import bounding_boxes
 from adjointdpm.tasks.guide.outcome import GuideResult, Outcome
 from adjointdpm.tasks.guide.saliency import Saliency, check_saliency, load_saliency
-from adjointdpm.tasks.guide.start import Place, Start, choose, paint_cases, seeds_of, way_to
+from adjointdpm.tasks.guide.start import Place, Start, choose, paint_cases, seeds_of, way_to, wordings
 from adjointdpm.tasks.guide.terms import Seen, Term, build_terms, collage_term, weigh
 from adjointdpm.tasks.guide.trial import check_terms
 from adjointdpm.tasks.loop import History, optimise
@@ -60,7 +60,7 @@ def guide_images(
     with RunFolder(config.out, "guide", config.identity(), identity, device, team=team) as run:
         saliency = load_saliency(config.saliency, _classifier)
         start, terms = _start(config, painter, team, run, saliency)
-        objective = Objective(painter, config, saliency, terms, start.noise, team)
+        objective = Objective(painter, config, saliency, terms, start.noise, team, wordings(config, start.seeds))
         run.begin()
         if team.main:
             _save(run, start)

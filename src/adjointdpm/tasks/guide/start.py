@@ -1,9 +1,10 @@
 """Where the optimisation starts: the noise of each seed, or the best of a few.
 
 A gradient changes an image from where it is, so a start that is nearly right saves many steps.  Noise number k of seed
-s is that of seed s + k * 1000003; number 0 is the seed's own, and what it gives is the unguided image.  Where a place
-is asked for, each noise is also tried moved: rolled by as many cells as the object is away from that place.  Rolled
-noise is as typical as it was, and a denoiser, convolutions for the most part, mostly moves the object with it.
+s is that of seed s + k * 1000003; number 0 is the seed's own, and what it gives is the unguided image.  With phrases,
+the candidates take turns with them: words that a model knows are the cheapest way near.  Where a place is asked for,
+each noise is also tried moved: rolled by as many cells as the object is away from that place.  Rolled noise is as
+typical as it was, and what is drawn from it mostly moves with it, unless the model has learnt to draw in one place.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from adjointdpm.tasks.guide.config import GuideConfig
 from adjointdpm.tasks.painter import Painted, Painter
 from adjointdpm.tasks.team import Team
 
-__all__ = ["STRIDE", "Place", "Start", "choose", "moved", "paint_cases", "seeds_of", "way_to"]
+__all__ = ["STRIDE", "Place", "Start", "choose", "moved", "paint_cases", "seeds_of", "way_to", "wordings"]
 
 STRIDE = 1_000_003
 Place = Callable[[Tensor], list[tuple[int, int]]]
@@ -41,6 +42,12 @@ class Start:
 def seeds_of(config: GuideConfig, candidate: int) -> list[int]:
     """The seed of each case's candidate number `candidate`."""
     return [seed + candidate * STRIDE for _, seed in config.cases]
+
+
+def wordings(config: GuideConfig, seeds: Sequence[int]) -> list[str]:
+    """What each case is painted with, which follows from the seed of its noise."""
+    pairs = zip(config.cases, seeds, strict=True)
+    return [config.wording(prompt, (start - seed) // STRIDE) for (prompt, seed), start in pairs]
 
 
 def paint_cases(painter: Painter, team: Team, prompts: Sequence[str], noise: Sequence[int] | Tensor) -> Painted:
@@ -87,13 +94,13 @@ def choose(
     place: finds from images (N, 3, H, W) how many cells each object is away from where it shall be; None: nowhere.
     weigh: the losses (N,) of one image of each case (N, 3, H, W).
     """
-    prompts = [prompt for prompt, _ in config.cases]
-    still = [(0, 0)] * len(prompts)
+    still = [(0, 0)] * len(config.cases)
     seeds, own, unmoved = seeds_of(config, 0), Painted(plain.image.clone(), plain.shown.clone()), plain.image.clone()
     best = Start(painter.noise(seeds), seeds, list(still), own, unmoved, plain)
     least = weigh(plain.image)
     for candidate in range(config.candidates):
         seeds = seeds_of(config, candidate)
+        prompts = wordings(config, seeds)
         noise, made = painter.noise(seeds), plain
         if candidate > 0:
             made = paint_cases(painter, team, prompts, noise)
