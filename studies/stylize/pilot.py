@@ -24,7 +24,7 @@ from adjointdpm import zoo
 from adjointdpm.losses.extractors import load_extractor
 from adjointdpm.losses.style import StyleTarget
 from adjointdpm.runs import atomic_write
-from adjointdpm.tasks.stylize import stylize
+from adjointdpm.tasks.stylize import stylize_model
 from adjointdpm.tasks.stylize.style_image import open_style, style_tensor
 from studies.stylize.design import ALSO_BY, FEATURES, MEASURED_BY, Plan, Style
 from studies.stylize.measure import figures
@@ -120,7 +120,7 @@ def _try(
 def _ours(study: Study, style: Style) -> tuple[Tensor, int]:
     name = "-".join(f"{key}={value}" for key, value in study.plan.changes).replace("/", "_") or "default"
     config = task_of(study, style).model_copy(update={"out": study.folder / style.name / name})
-    result = stylize(config, study.generator)
+    result = stylize_model(config, study.generator)
     work = result.results["work"]
     return paint_tuned(study, result.weights, _pairs(study)), BRANCHES * (work["forwards"] + work["vjps"])
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adjointdpm import zoo
 from adjointdpm.formats import fingerprint
 from adjointdpm.losses.perceptual import FeatureExtractor
 from adjointdpm.losses.style import StyleAndContent, StyleTarget
@@ -23,7 +24,7 @@ from adjointdpm.tasks.painter import Painter
 from adjointdpm.tasks.settings import TaskConfig
 from adjointdpm.tasks.stylize.compare import distances
 from adjointdpm.tasks.stylize.config import NONE, StylizeConfig
-from adjointdpm.tasks.stylize.run import stylize
+from adjointdpm.tasks.stylize.run import stylize_model
 from adjointdpm.tasks.stylize.style_image import open_style, style_tensor
 from adjointdpm.tasks.weights import Trained
 from adjointdpm.zoo.measure import object_recognised
@@ -82,7 +83,7 @@ def _measure(study: Study, style: Style, on_step: Callable[[int, int, float], No
     images: dict[str, Tensor] = {}
     used: dict[str, Any] = {}
 
-    result = stylize(task_of(study, style), study.generator, on_step=on_step)
+    result = stylize_model(task_of(study, style), study.generator, on_step=on_step)
     seconds["ours"] = result.results["optimisation_seconds"]
     work = result.results["work"]
     evaluations = BRANCHES * (work["forwards"] + work["vjps"])
@@ -171,6 +172,7 @@ def optimise_pixels(study: Study, reference: Tensor, evaluations: int, before: T
         config.get("style_weight", 1.0),
         config.get("content_weight", 1.0),
         config.get("content_layers"),
+        zoo.classifier() if config.get("content_features") == "classifier" else None,
     )
     began = time.perf_counter()
     done = pixels.stylize_pixels(loss, before[-count:], evaluations, study.plan.pixel_rate)

@@ -41,7 +41,7 @@ def stylize(
     """Run the fine-tuning; the JSON document holds the results and the paths of weights, report and record."""
     import adjointdpm as ad
     from adjointdpm.tasks.stylize import StylizeConfig
-    from adjointdpm.tasks.stylize import stylize as run
+    from adjointdpm.tasks.stylize import stylize_model as run
 
     config = task_settings(StylizeConfig, given, config_file, resume=resume, flags=FLAGS)
     pipe = choice.load()

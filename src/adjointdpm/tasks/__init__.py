@@ -9,6 +9,8 @@ from adjointdpm.tasks.inversion.config import InvertConfig
 from adjointdpm.tasks.inversion.run import InvertResult, invert
 from adjointdpm.tasks.reward.config import RewardConfig
 from adjointdpm.tasks.reward.run import RewardResult, maximise_reward
+from adjointdpm.tasks.stylize.config import StylizeConfig
+from adjointdpm.tasks.stylize.run import StylizeResult, stylize_model
 from adjointdpm.tasks.table1.config import Table1Config
 from adjointdpm.tasks.table1.run import Table1Result, reproduce_table1
 
@@ -21,6 +23,8 @@ __all__ = [
     "InvertResult",
     "RewardConfig",
     "RewardResult",
+    "StylizeConfig",
+    "StylizeResult",
     "Table1Config",
     "Table1Result",
     "guide_images",
@@ -28,4 +32,5 @@ __all__ = [
     "maximise_reward",
     "reproduce_table1",
     "run_audit",
+    "stylize_model",
 ]

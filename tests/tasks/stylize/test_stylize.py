@@ -17,7 +17,7 @@ from adjointdpm.runs.log import NoLog
 from adjointdpm.tasks.painter import Painter
 from adjointdpm.tasks.stylize.objective import Objective
 from adjointdpm.tasks.stylize.outcome import usage
-from adjointdpm.tasks.stylize.run import stylize
+from adjointdpm.tasks.stylize.run import stylize_model
 from adjointdpm.tasks.team import Team
 from adjointdpm.tasks.weights import Trained
 from tests.support.tiny_pipeline import tiny_pipeline
@@ -37,7 +37,7 @@ def test_it_learns_reports_and_leaves_the_pipeline_alone(gen, settings, tmp_path
     for parameter in gen.pipe.unet.parameters():
         parameter.requires_grad_(True)  # as from_pretrained leaves them
     before = fingerprint(gen.pipe)
-    result = stylize(settings(tmp_path, epochs=10, lr=0.05), gen)
+    result = stylize_model(settings(tmp_path, epochs=10, lr=0.05), gen)
     assert fingerprint(gen.pipe) == before
     assert all(p.requires_grad and p.grad is None for p in gen.pipe.unet.parameters())
     assert not hasattr(gen.pipe.unet, "peft_config")
@@ -72,7 +72,7 @@ def test_it_learns_reports_and_leaves_the_pipeline_alone(gen, settings, tmp_path
 @pytest.mark.parametrize("which", ["lora", "cross-attention", "all"])
 def test_what_is_exported_gives_the_tasks_own_images_in_plain_diffusers(gen, settings, tmp_path, which):
     config = settings(tmp_path, weights=which, lr=1e-2 if which == "lora" else 1e-3, unseen_seeds=(9, 10))
-    result = stylize(config, gen)
+    result = stylize_model(config, gen)
     pipe = tiny_pipeline()
     before = pipe("dog", num_inference_steps=2, guidance_scale=3.0, output_type="pt", generator=_noise(9)).images[0]
     lines = usage(config, result.weights, "unet", "dog")
@@ -125,14 +125,14 @@ def test_the_gradient_is_that_of_the_loss(gen, settings, tmp_path):
 
 
 def test_exact_gradients_and_plain_backpropagation_learn_the_same_bits(gen, settings, tmp_path):
-    exact = stylize(settings(tmp_path / "a", epochs=1), gen)
-    full = stylize(settings(tmp_path / "b", epochs=1), gen.with_(gradient="full"))
+    exact = stylize_model(settings(tmp_path / "a", epochs=1), gen)
+    full = stylize_model(settings(tmp_path / "b", epochs=1), gen.with_(gradient="full"))
     assert same(weights_of(exact), weights_of(full))
 
 
 def test_pairs_one_at_a_time_give_the_same_weights(gen, settings, tmp_path):
-    together = stylize(settings(tmp_path / "a", epochs=1, pairs_per_step=4), gen)
-    single = stylize(settings(tmp_path / "b", epochs=1, pairs_per_step=4, batch_size=1), gen)
+    together = stylize_model(settings(tmp_path / "a", epochs=1, pairs_per_step=4), gen)
+    single = stylize_model(settings(tmp_path / "b", epochs=1, pairs_per_step=4, batch_size=1), gen)
     a, b = (torch.cat([t.flatten() for _, t in sorted(weights_of(r).items())]) for r in (together, single))
     assert relative_error(b, a) < 1e-3
     assert single.losses == pytest.approx(together.losses, rel=1e-4)
@@ -141,13 +141,13 @@ def test_pairs_one_at_a_time_give_the_same_weights(gen, settings, tmp_path):
 def test_content_weight_keeps_images_nearer_to_what_they_were(gen, settings, tmp_path):
     ends = {}
     for weight in (0.0, 20.0):
-        result = stylize(settings(tmp_path / str(weight), epochs=8, content_weight=weight), gen)
+        result = stylize_model(settings(tmp_path / str(weight), epochs=8, content_weight=weight), gen)
         ends[weight] = read_jsonl(result.folder / "terms.jsonl")[-1]["content"]
     assert ends[20.0] < 0.6 * ends[0.0]
 
 
 def test_a_killed_run_resumes_bit_for_bit(gen, settings, tmp_path):
-    whole = stylize(settings(tmp_path / "a"), gen)
+    whole = stylize_model(settings(tmp_path / "a"), gen)
 
     def die(step, steps, loss):
         if step == 3:
@@ -155,10 +155,10 @@ def test_a_killed_run_resumes_bit_for_bit(gen, settings, tmp_path):
 
     config = settings(tmp_path / "b")
     with pytest.raises(KeyboardInterrupt):
-        stylize(config, gen, on_step=die)
+        stylize_model(config, gen, on_step=die)
     assert load_checkpoint(config.out).step == 2
     steps = []
-    resumed = stylize(config, gen, on_step=lambda step, *_: steps.append(step))
+    resumed = stylize_model(config, gen, on_step=lambda step, *_: steps.append(step))
     assert steps == [3, 4, 5, 6]
     assert same(weights_of(resumed), weights_of(whole))
     assert resumed.losses == whole.losses
@@ -170,12 +170,12 @@ def test_a_killed_run_resumes_bit_for_bit(gen, settings, tmp_path):
         )
         assert torch.equal(a["images"], b["images"])
         assert figures == again
-    again = stylize(config, gen, on_step=lambda *a: pytest.fail("a finished run must not optimise"))
+    again = stylize_model(config, gen, on_step=lambda *a: pytest.fail("a finished run must not optimise"))
     assert same(weights_of(again), weights_of(whole))
     with pytest.raises(InvalidInput, match=r"other settings: content_weight \(was 1.0, now 2.0\)"):
-        stylize(settings(tmp_path / "b", content_weight=2.0), gen)
+        stylize_model(settings(tmp_path / "b", content_weight=2.0), gen)
     with pytest.raises(InvalidInput, match="model: denoiser"):
-        stylize(config, differentiable(tiny_pipeline(seed=1)))
+        stylize_model(config, differentiable(tiny_pipeline(seed=1)))
 
 
 def test_another_picture_under_the_same_name_is_another_run(gen, settings, tmp_path):
@@ -186,15 +186,15 @@ def test_another_picture_under_the_same_name_is_another_run(gen, settings, tmp_p
         picture.save(file)
         config = settings(tmp_path, style=file, epochs=1, validate_every=0, unseen_prompts=())
         if fill == 40:
-            stylize(config, gen)
+            stylize_model(config, gen)
         else:
             with pytest.raises(InvalidInput, match="model: style"):
-                stylize(config, gen)
+                stylize_model(config, gen)
 
 
 def test_early_stopping_keeps_the_best_state(gen, settings, tmp_path):
     config = settings(tmp_path, epochs=40, pairs_per_step=4, lr=2.0, lr_schedule="constant", patience=3)
-    result = stylize(config, gen)
+    result = stylize_model(config, gen)
     assert len(result.losses) < 40
     best = min(result.losses)
     assert result.losses.index(best) == len(result.losses) - 4
@@ -228,7 +228,7 @@ def test_features_that_turn_nan_name_the_step_and_keep_the_last_good_state(gen, 
     (tmp_path / "losses.py").write_text(LOSSES)
     config = settings(tmp_path, features=f"{tmp_path}/losses.py:nan_later", validate_every=0)
     with pytest.raises(NonFinite, match=r"the loss is nan at step \d.*the state after step \d is saved"):
-        stylize(config, gen)
+        stylize_model(config, gen)
     state = load_checkpoint(config.out).state["parameters"]
     assert all(bool(torch.isfinite(p).all()) for p in state.values())
     assert json.loads((config.out / "run.json").read_text())["status"] == "failed"
@@ -260,7 +260,7 @@ def test_bad_input_is_refused_and_nothing_is_written(gen, settings, tmp_path, ch
     before = fingerprint(gen.pipe)
     config = settings(tmp_path, **{key: fill(value) for key, value in changes.items()})
     with pytest.raises(error, match=message):
-        stylize(config, gen)
+        stylize_model(config, gen)
     assert not config.out.exists()
     assert fingerprint(gen.pipe) == before
     assert not hasattr(gen.pipe.unet, "peft_config")
@@ -269,11 +269,11 @@ def test_bad_input_is_refused_and_nothing_is_written(gen, settings, tmp_path, ch
 def test_without_any_network_it_says_what_to_install(gen, settings, tmp_path, monkeypatch):
     monkeypatch.setattr("adjointdpm.tasks.stylize.networks.installed", list)
     with pytest.raises(InvalidInput, match=r"pip install 'adjointdpm\[vgg\]'"):
-        stylize(settings(tmp_path, features="auto"), gen)
+        stylize_model(settings(tmp_path, features="auto"), gen)
 
 
 def test_a_folder_in_use_and_a_foreign_generator_are_refused(gen, settings, tmp_path):
     with RunFolder(tmp_path / "run", "stylize", {}), pytest.raises(OutputError, match="in use by process"):
-        stylize(settings(tmp_path), gen)
+        stylize_model(settings(tmp_path), gen)
     with pytest.raises(InvalidInput, match="expected a generator"):
-        stylize(settings(tmp_path), gen.pipe)
+        stylize_model(settings(tmp_path), gen.pipe)

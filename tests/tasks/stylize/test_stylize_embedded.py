@@ -6,7 +6,7 @@ import pytest
 
 from adjointdpm import zoo
 from adjointdpm.pipelines import differentiable
-from adjointdpm.tasks.stylize import StylizeConfig, stylize
+from adjointdpm.tasks.stylize import StylizeConfig, stylize_model
 from adjointdpm.tasks.stylize.networks import is_embedded, object_judge
 from tests.support.tiny_pipeline import tiny_pipeline
 
@@ -18,7 +18,7 @@ def test_few_steps_move_its_images_towards_the_style(style_file, tmp_path):
         content_weight=0.1, pairs_per_step=2, epochs=6, lr=5e-3, lr_schedule="constant", steps=4, guidance_scale=2.0,
         unseen_prompts=("apple",), unseen_seeds=(5, 6), validate_every=0,
     )  # fmt: skip
-    result = stylize(config, differentiable(zoo.emoji(), memory="2GB"))
+    result = stylize_model(config, differentiable(zoo.emoji(), memory="2GB"))
     assert result.losses[-1] < result.losses[0]
     for figures in result.results["sets"].values():
         assert figures["gram"]["judge"]["drop"] > 0.05

@@ -17,7 +17,7 @@ import os, sys, torch
 torch.set_num_threads(1)
 from adjointdpm.pipelines import differentiable
 from adjointdpm.tasks.stylize.config import StylizeConfig
-from adjointdpm.tasks.stylize.run import stylize
+from adjointdpm.tasks.stylize.run import stylize_model
 from tests.support.tiny_pipeline import tiny_pipeline
 out, style, epochs, dtype = sys.argv[1:5]
 networks = "tests/tasks/stylize/networks.py"
@@ -25,7 +25,7 @@ config = StylizeConfig(out=out, style=style, prompts=("cat", "red apple", "dog")
                        pairs_per_step=6, features=f"{networks}:optimised", measure=f"{networks}:measuring", steps=2,
                        lr=1e-3, checkpoint_every=1, validate_every=2, unseen_prompts=("owl",), unseen_seeds=(9,))
 pipe = tiny_pipeline().to(getattr(torch, dtype))
-stylize(config, differentiable(pipe), on_step=lambda step, *_: print(step, flush=True))
+stylize_model(config, differentiable(pipe), on_step=lambda step, *_: print(step, flush=True))
 """
 
 

@@ -1,4 +1,4 @@
-"""`stylize(config, generator)`: paper 4.2, min over weights of w_s L_s + w_c L_c, saved, exported and reported.
+"""`stylize_model(config, generator)`: paper 4.2, min over weights of w_s L_s + w_c L_c, saved, exported and reported.
 
 Each step draws the images of a few training pairs with the present weights, takes the exact gradient of the loss to
 these weights through the whole sampler and decoder, and makes one AdamW step.  What is saved loads in plain diffusers.
@@ -34,7 +34,7 @@ from adjointdpm.tasks.team import Team
 from adjointdpm.tasks.tracking import open_tracker
 from adjointdpm.tasks.weights import Trained
 
-__all__ = ["StylizeResult", "stylize"]
+__all__ = ["StylizeResult", "stylize_model"]
 
 BEFORE_FILE, TERMS_FILE, VALIDATION = "before.safetensors", "terms.jsonl", "validation"
 TRAINING = "training pairs"
@@ -57,7 +57,7 @@ class StylizeResult:
     record: Mapping[str, Any]
 
 
-def stylize(
+def stylize_model(
     config: StylizeConfig,
     generator: Any,
     *,
