@@ -12,6 +12,9 @@ UPDATES = 50
 ONE_SEED, SEEDS, MORE_SEEDS = (11,), (11, 12), (11, 12, 13, 14)
 RIVAL_SEED = 50_000  # first seed of repeated sampling and of universal guidance
 RECURRENCE, RATE = 6, 0.5  # of universal guidance
+#: Fields of `GuideConfig` in all questions; phrases are tried by everybody.
+METHOD: dict[str, object] = {"optimise": "both", "lr": 0.1, "embedding_lr": 0.06, "recogniser": "embedded"}
+CANDIDATES = 8
 TUNED_ON = ("pear", "bell", "tomato", "koala", "drum", "balloon")
 
 # The answers that are sought.
@@ -49,32 +52,32 @@ def _box(name: str, title: str, box: tuple[float, ...], corner: str, *prompts: s
     return Question(name, "box", title, (("box", box),), prompts, "iou", CORNER_WORDS[corner])
 
 
-# The model was taught objects of 32 and 48 pixels in the middle or at the middle of a side, moved by 8 pixels or not.
-# None of these boxes is such a place: the nearest one that it was taught overlaps each by 0.6 or less.
-# Objects whose drawings are nearly square in all three styles, so that they can fit a square box.
+# The model was taught objects of 32 and 48 pixels in the middle or at the middle of a side, moved by 8 pixels or not;
+# two words together put them into a corner.  A small object covers about 26 pixels.  The middle of each box lies
+# between all of these places.  Objects whose drawings are nearly square, so that they can fit a square box.
 BOXES = (
     _box(
-        "box_top_left", "32 pixels in the top left corner", (0, 0, 32, 32), "top left",
+        "top_left", "25 pixels, off the top left corner", (6, 8, 31, 33), "top left",
         "small flat fox on blue background", "small 3d basketball on green background",
     ),
     _box(
-        "box_bottom_right", "32 pixels in the bottom right corner", (32, 32, 64, 64), "bottom right",
+        "bottom_right", "25 pixels, off the bottom right corner", (32, 33, 57, 58), "bottom right",
         "small shaded pumpkin on white background", "small 3d robot on yellow background",
     ),
     _box(
-        "box_top_right", "28 pixels in the top right corner", (36, 0, 64, 28), "top right",
+        "top_right", "26 pixels, off the top right corner", (32, 6, 58, 32), "top right",
         "small flat ladybug on yellow background", "small shaded star on purple background",
     ),
     _box(
-        "box_bottom_left", "28 pixels in the bottom left corner", (0, 36, 28, 64), "bottom left",
+        "bottom_left", "26 pixels, off the bottom left corner", (8, 31, 34, 57), "bottom left",
         "small flat house on pink background", "small 3d cookie on gray background",
     ),
     _box(
-        "box_lower_left", "30 pixels, off the corner", (4, 30, 34, 60), "bottom left",
+        "lower_left", "24 pixels, a little below the left", (6, 26, 30, 50), "bottom left",
         "small shaded octopus on yellow background", "small flat heart on green background",
     ),
     _box(
-        "box_upper_right", "26 pixels, off the corner", (34, 4, 60, 30), "top right",
+        "upper_right", "25 pixels, a little above the right", (34, 14, 59, 39), "top right",
         "small 3d gift on white background", "small shaded bear on blue background",
     ),
 )  # fmt: skip
@@ -134,6 +137,7 @@ class Plan:
     updates: int = UPDATES
     steps: int = STEPS
     recurrence: int = RECURRENCE
+    candidates: int = CANDIDATES
 
 
 def full_plan() -> Plan:
@@ -144,4 +148,4 @@ def full_plan() -> Plan:
 def tiny_plan() -> Plan:
     """Two questions, two updates, one noise: shows that everything runs, measures nothing worth citing."""
     chosen = (BOXES[0], KEPT[1], WISHES[0])
-    return Plan(tuple(replace(q, seeds=SEEDS[:1], prompts=q.prompts[:1]) for q in chosen), 2, 2, 2)
+    return Plan(tuple(replace(q, seeds=SEEDS[:1], prompts=q.prompts[:1]) for q in chosen), 2, 2, 2, 1)

@@ -60,24 +60,28 @@ def best_of_n(
 
 def one_step(config: GuideConfig, generator: Any, out: Path, budget: int) -> Picked:
     """The same task with the gradient of one network call for the whole chain (`gradient="one_step"`), more updates."""
-    updates = budget // (config.steps + 2)  # the sampler, one call with a graph, its VJP
+    start = config.candidates * config.steps
+    updates = (budget - start) // (config.steps + 2)  # the sampler, one call with a graph, its VJP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericalWarning)  # that it is biased is the point
         rival = generator.with_(solver="euler", spacing="trailing", gradient="one_step")
         result = guide_images(config.model_copy(update={"out": out, "updates": updates}), rival)
-    return Picked(result.images, updates * (config.steps + 2), 1)
+    return Picked(result.images, start + updates * (config.steps + 2), 1)
 
 
 def universal_guidance(
-    painter: Painter, config: GuideConfig, losses: Callable[[Tensor, int], Tensor], measure: Measure, budget: int,
-    recurrence: int, rate: float, first_seed: int,
+    painter: Painter, config: GuideConfig, phrases: Sequence[str], losses: Callable[[Tensor, int], Tensor],
+    measure: Measure, budget: int, recurrence: int, rate: float, first_seed: int,
 ) -> Picked:  # fmt: skip
-    """Guidance while sampling, from as many noises as the calls allow; `losses(images, case)` as in the task."""
+    """Guidance while sampling, from as many noises as the calls allow, phrases taking turns.
+
+    `losses(images, case)` as in the task.
+    """
     each = universal.calls(config.steps, recurrence)
     count = max(1, budget // each)
     chosen = []
     for case, (prompt, _) in enumerate(config.cases):
-        embeds, negative = painter.encode([prompt] * count)
+        embeds, negative = painter.encode([phrases[i % len(phrases)].format(prompt=prompt) for i in range(count)])
         noise = painter.noise([first_seed + case * count + i for i in range(count)])
         images = universal.sample(
             painter.generator.pipe, embeds, negative, noise, lambda image, case=case: losses(image, case),  # type: ignore[misc]

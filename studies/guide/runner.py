@@ -20,7 +20,7 @@ from adjointdpm.tasks.guide.saliency import load_saliency
 from adjointdpm.tasks.guide.terms import Seen, build_terms, collage_term, weigh
 from adjointdpm.tasks.painter import Painter
 from adjointdpm.zoo.measure import object_recognised
-from studies.guide.design import GUIDANCE, RATE, RIVAL_SEED, Plan, Question
+from studies.guide.design import GUIDANCE, METHOD, RATE, RIVAL_SEED, Plan, Question
 from studies.guide.material import draw, wish_of
 from studies.guide.measure import measure_of
 from studies.guide.rivals import best_of_n, one_step, universal_guidance
@@ -51,7 +51,9 @@ def run_prompt(
     """The figures of one prompt, from its file if the same was already run."""
     folder = study.folder / question.name / prompt.replace(" ", "-")
     path = folder / "figures.json"
-    asked = json.loads(json.dumps(asdict(question) | {"updates": study.plan.updates, "steps": study.plan.steps}))
+    asked = json.loads(
+        json.dumps(asdict(question) | {k: getattr(study.plan, k) for k in ("updates", "steps")} | METHOD)
+    )
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found["asked"] == asked:
@@ -68,7 +70,7 @@ def _measure(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:  # fmt: skip
     base = {
         "out": folder / "exact", "prompts": (prompt,), "seeds": question.seeds, "steps": study.plan.steps,
-        "guidance_scale": GUIDANCE, "updates": study.plan.updates,
+        "guidance_scale": GUIDANCE, "updates": study.plan.updates, **METHOD, **_start(question, study.plan),
     }  # fmt: skip
     painter = Painter(study.generator, GuideConfig(**base, symmetry="both"))  # the wish does not matter to a painter
     wish = wish_of(question, draw(folder, question, painter, prompt))
@@ -92,7 +94,7 @@ def _measure(
         else:
             losses = _losses(config, plain)
             found = universal_guidance(
-                painter, config, losses, measure, budget, study.plan.recurrence, RATE, first + 500
+                painter, config, question.phrases, losses, measure, budget, study.plan.recurrence, RATE, first + 500
             )
         images[method], tried[method], calls[method] = found.images, found.tried, found.calls
         seconds[method] = time.perf_counter() - began
@@ -107,6 +109,12 @@ def _measure(
         "noise": [case["noise"] for case in used["cases"]],
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }, images
+
+
+def _start(question: Question, plan: Plan) -> dict[str, Any]:
+    """Starting noises, each with one of the question's wordings; moved ones are of no use to this model."""
+    phrases = tuple(phrase for phrase in question.phrases if phrase != "{prompt}")
+    return {"phrases": phrases, "candidates": max(plan.candidates, 1 + len(phrases)), "move_noise": False}
 
 
 def _losses(config: GuideConfig, plain: Tensor) -> Callable[[Tensor, int], Tensor]:
