@@ -1,9 +1,6 @@
 """Two processes of `accelerate launch` compute what one computes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +10,8 @@ from adjointdpm.numerics import relative_error
 from adjointdpm.runs import RunFolder, load_tensors, read_jsonl
 from adjointdpm.tasks.team import Team, _buckets
 from tests.support import team_program
+from tests.support.launched import launch_both
 
-ROOT = Path(__file__).parents[2]
-# With --cpu, accelerate starts one process unless it has mpirun; --multi_gpu starts two, on CPUs too.
-LAUNCH = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
-LAUNCH += ("--dynamo_backend", "no", "--main_process_port", "0")
 pytestmark = pytest.mark.timeout(600)  # three processes, each of which imports everything
 
 
@@ -25,21 +19,7 @@ pytestmark = pytest.mark.timeout(600)  # three processes, each of which imports 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of the same program in one process and in two."""
     folder = tmp_path_factory.mktemp("team")
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH]
-    command += [str(ROOT / "tests/support/team_program.py"), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    ran = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        timeout=240,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    threads = torch.get_num_threads()
-    team_program.main(folder)
-    torch.set_num_threads(threads)
+    launch_both(team_program, folder)
     return folder
 
 

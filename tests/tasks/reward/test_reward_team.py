@@ -1,54 +1,22 @@
 """Two processes of `accelerate launch` learn what one learns, whatever is optimised."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from adjointdpm.numerics import relative_error
-from adjointdpm.runs import load_tensors, read_jsonl
+from adjointdpm.runs import read_jsonl
 from tests.support import reward_program
-
-ROOT = Path(__file__).parents[3]
-LAUNCH = (
-    "--multi_gpu",
-    "--num_processes",
-    "2",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
-)
+from tests.support.launched import joined, launch_both
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Results of the same program in one process and in two."""
     folder = tmp_path_factory.mktemp("team")
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "--main_process_port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    program = str(ROOT / "tests/support/reward_program.py")
-    ran = subprocess.run(
-        [*command, program, str(folder)], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=280
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    threads = torch.get_num_threads()
-    reward_program.main(folder)
-    torch.set_num_threads(threads)
+    launch_both(reward_program, folder)
     return folder
-
-
-def joined(folder, name, part):
-    found, _ = load_tensors(folder / f"{name}.safetensors")
-    chosen = [value.double().reshape(-1) for key, value in sorted(found.items()) if key.startswith(part)]
-    assert chosen
-    return torch.cat(chosen)
 
 
 @pytest.mark.parametrize("case", list(reward_program.CASES))
