@@ -347,3 +347,24 @@ def test_candidates_take_turns_with_phrases_and_the_chosen_wording_is_what_is_sa
 def test_phrases_that_cannot_be_tried_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         settings(tmp_path, **changes)
+
+
+def test_several_starts_are_optimised_and_the_best_result_of_each_case_is_kept(gen, tmp_path):
+    common = {"candidates": 3, "prompts": ("red apple", "blue cat"), "updates": 3, "lr": 0.2, "weights": {"box": 1.0}}
+    common |= {"box": (0, 0, 8, 8), "move_noise": False, "typicality": 0.0}
+    alone = [guide_images(settings(tmp_path / "one", **common), gen)]
+    both = guide_images(settings(tmp_path / "two", starts=3, **common), gen)
+    for k, (seed, _) in enumerate([(1, 0), (2, 0), (1, 0), (2, 0)]):
+        case = both.record["results"]["cases"][k]
+        assert case["start_seed"] in {seed, seed + STRIDE, seed + 2 * STRIDE}
+        single = alone[0].record["results"]["cases"][k]
+        if case["start_seed"] == single["start_seed"]:  # the same start goes the same way beside others
+            assert relative_error(both.images[k], alone[0].images[k]) < 1e-5
+        else:
+            assert case["loss"][1] < single["loss"][1]
+    assert "the best 3 of 3 noises, side by side" in both.report_path.read_text()
+    assert both.losses[0] > alone[0].losses[0]  # sums over three times as many
+    again = guide_images(settings(tmp_path / "two", starts=3, **common), gen)  # finished: drawn again
+    assert torch.equal(again.images, both.images)
+    with pytest.raises(ValueError, match="starts is 4: expected at most the number of candidates, 3"):
+        settings(tmp_path, **common | {"starts": 4})

@@ -118,6 +118,15 @@ def guide(
             "--candidates", min=1, help="Noises tried first for each seed; the best is optimised.", rich_help_panel=HOW
         ),
     ] = None,
+    starts: Annotated[
+        int | None,
+        typer.Option(
+            "--starts",
+            min=1,
+            help="Best candidates of each seed that are optimised; the best result is kept (default: 1).",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     phrases: Annotated[
         list[str] | None,
         typer.Option(
@@ -196,7 +205,8 @@ def guide(
         "size": size, "saliency": saliency, "color": color, "symmetry": symmetry, "image": image, "keep": keep,
         "keep_box": command.edges(keep_box, "--keep-box"), "sketch": sketch, "sketch_blur": sketch_blur,
         "low_resolution": low_resolution, "objective": objective, "recogniser": recogniser,
-        "weights": opt.key_values(weight), "optimise": optimise, "candidates": candidates, "phrases": phrases,
+        "weights": opt.key_values(weight), "optimise": optimise, "candidates": candidates, "starts": starts,
+        "phrases": phrases,
         "move_noise": move_noise, "updates": updates,
         "lr": lr, "embedding_lr": embedding_lr, "lr_schedule": lr_schedule, "shell": shell,
         "typicality": typicality, "patience": patience, "negative_prompt": negative, "steps": steps,

@@ -68,6 +68,9 @@ class GuideConfig(TaskConfig):
     )
     optimise: Literal["noise", "embedding", "both"] = Field(default="noise", description="What is optimised.")
     candidates: int = Field(default=1, ge=1, description="Starting noises tried for each seed; the best is optimised.")
+    starts: int = Field(
+        default=1, ge=1, description="Best candidates of each seed that are optimised side by side; the best is kept."
+    )
     phrases: tuple[str, ...] = Field(
         default=(), description="Wordings that candidates take turns with, such as '{prompt} at left'."
     )
@@ -136,6 +139,8 @@ class GuideConfig(TaskConfig):
                 f"candidates is {self.candidates}: expected at least {len(self.phrases) + 1}, one for the prompt as it "
                 f"is and one for each of the {len(self.phrases)} phrases"
             )
+        if self.starts > self.candidates:
+            raise ValueError(f"starts is {self.starts}: expected at most the number of candidates, {self.candidates}")
         if all(self.weight(name) == 0 for name in self.wishes):
             raise ValueError("every term that is asked for has weight 0")
         return self

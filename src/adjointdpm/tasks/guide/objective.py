@@ -44,7 +44,8 @@ class Objective:
         wordings: Sequence[str] | None = None,
     ) -> None:
         self.painter, self.config, self.saliency, self.terms, self.team = painter, config, saliency, terms, team
-        self.prompts = [prompt for prompt, _ in config.cases]
+        prompts = [prompt for prompt, _ in config.cases]
+        self.prompts = [prompts[i % len(prompts)] for i in range(len(drawn))]
         self.wordings = self.prompts if wordings is None else list(wordings)
         self.embeds, self.negative = painter.encode(self.wordings)
         number = torch.float64 if self.embeds.dtype == torch.float64 else torch.float32

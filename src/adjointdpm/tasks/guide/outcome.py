@@ -235,7 +235,8 @@ class Outcome:
         return Table(["image", "before", "after"], rows, caption)
 
     def _curves(self) -> Block:
-        losses = [loss / self.objective.count for loss in self.history.losses]
+        count = self.objective.count * self.config.starts
+        losses = [loss / count for loss in self.history.losses]
         panels = {"loss, mean over the images": {"": losses}, "norm of the gradient": {"": self.history.grad_norms}}
         alt = f"loss over steps, from {losses[0]:.3g} to {losses[-1]:.3g}, and the norm of the gradient"
         return Chart(curves(panels, "step"), alt, width=720)
@@ -261,6 +262,8 @@ class Outcome:
     def _starts(self) -> str:
         count, rolled = self.config.candidates, sum(move != (0, 0) for move in self.start.moves)
         drawn = "its own noise" if count == 1 else f"the best of {count} noises"
+        if self.config.starts > 1:
+            drawn = f"the best {self.config.starts} of {count} noises, side by side,"
         worded = sum(
             ours != theirs for ours, theirs in zip(self.objective.wordings, self.objective.prompts, strict=True)
         )

@@ -23,7 +23,7 @@ from adjointdpm.tasks.guide.objectives import bounding_boxes
 from adjointdpm.tasks.guide.outcome import GuideResult, Outcome
 from adjointdpm.tasks.guide.saliency import Saliency, check_saliency, load_saliency
 from adjointdpm.tasks.guide.start import Place, Start, choose, paint_cases, seeds_of, way_to, wordings
-from adjointdpm.tasks.guide.terms import Seen, Term, build_terms, collage_term, weigh
+from adjointdpm.tasks.guide.terms import COLLAGE, Seen, Term, build_terms, collage_term, weigh
 from adjointdpm.tasks.guide.trial import check_terms
 from adjointdpm.tasks.loop import History, optimise
 from adjointdpm.tasks.painter import Painted, Painter
@@ -69,7 +69,12 @@ def guide_images(
             team=team, tracker=tracker, precision=painter.precision,
         )  # fmt: skip
         tracker.close()
-        outcome = Outcome.of(objective, start, _best(objective, history), history)
+        values, chosen = _best(objective, history, len(config.cases))
+        if config.starts > 1:
+            start = start.of(chosen)
+            terms = [term for term in terms if term.name != COLLAGE] + collage_term(config, start.unmoved, saliency)
+            objective = Objective(painter, config, saliency, terms, start.noise, team, wordings(config, start.seeds))
+        outcome = Outcome.of(objective, start, values, history)
         if team.main:
             outcome.write(run)
         else:
@@ -132,15 +137,19 @@ def _place(config: GuideConfig, painter: Painter, saliency: Saliency, size: tupl
     return place
 
 
-def _best(objective: Objective, history: History) -> Values:
-    """For each image the parameters of the lowest loss among the last, those of the lowest total, and the first."""
+def _best(objective: Objective, history: History, cases: int) -> tuple[Values, list[int]]:
+    """Parameters of each case's best image, and which of its starts that is.
+
+    Of each image the lowest loss counts of three: with the last parameters, with those of the lowest total, the first.
+    """
     last = {name: parameter.detach() for name, parameter in objective.parameters.items()}
     first = {name: objective.initial(name) for name in last}
     kept = {name: value.to(last[name]) for name, value in history.best.items()} or first
     ends = [last, kept, first]
-    losses = torch.stack([objective.values(end) for end in ends])  # (3, N)
-    choice = losses.argmin(dim=0).tolist()
-    return {name: torch.stack([ends[c][name][case] for case, c in enumerate(choice)]) for name in last}
+    losses, choice = torch.stack([objective.values(end) for end in ends]).min(dim=0)  # (N,) over the three
+    starts = losses.view(-1, cases).argmin(dim=0).tolist()
+    chosen = [start * cases + case for case, start in enumerate(starts)]
+    return {name: torch.stack([ends[int(choice[i])][name][i] for i in chosen]) for name in last}, chosen
 
 
 def _save(run: RunFolder, start: Start) -> None:

@@ -1,4 +1,4 @@
-"""Where the optimisation starts: the noise of each seed, or the best of a few.
+"""Where the optimisation starts: the noise of each seed, or the best few of some.
 
 A gradient changes an image from where it is, so a start that is nearly right saves many steps.  Noise number k of seed
 s is that of seed s + k * 1000003; number 0 is the seed's own, and what it gives is the unguided image.  With phrases,
@@ -29,6 +29,8 @@ Place = Callable[[Tensor], list[tuple[int, int]]]
 class Start:
     """The chosen noises (N, C, h, w), their seeds and how far they were moved (right and down, in cells), the images
     that they give, those that the same noises give unmoved (N, 3, H, W), and the seeds' own (unguided) images.
+
+    N is the number of cases times that of starts: all cases' best candidates, then all cases' second best, and so on.
     """
 
     noise: Tensor
@@ -38,6 +40,25 @@ class Start:
     unmoved: Tensor
     plain: Painted
 
+    def of(self, chosen: Sequence[int]) -> Start:
+        """Those numbers alone."""
+        rows = list(chosen)
+        images = Painted(self.images.image[rows], self.images.shown[rows])
+        seeds, moves = [self.seeds[i] for i in rows], [self.moves[i] for i in rows]
+        return Start(self.noise[rows], seeds, moves, images, self.unmoved[rows], self.plain)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """One candidate of every case, as in `Start`, and its losses (N,)."""
+
+    noise: Tensor
+    seeds: list[int]
+    moves: list[tuple[int, int]]
+    made: Painted
+    unmoved: Tensor
+    losses: Tensor
+
 
 def seeds_of(config: GuideConfig, candidate: int) -> list[int]:
     """The seed of each case's candidate number `candidate`."""
@@ -45,9 +66,11 @@ def seeds_of(config: GuideConfig, candidate: int) -> list[int]:
 
 
 def wordings(config: GuideConfig, seeds: Sequence[int]) -> list[str]:
-    """What each case is painted with, which follows from the seed of its noise."""
-    pairs = zip(config.cases, seeds, strict=True)
-    return [config.wording(prompt, (start - seed) // STRIDE) for (prompt, seed), start in pairs]
+    """What is painted from each noise, which follows from its seed; the cases take turns."""
+    turns = (config.cases[i % len(config.cases)] for i in range(len(seeds)))
+    return [
+        config.wording(prompt, (start - seed) // STRIDE) for (prompt, seed), start in zip(turns, seeds, strict=True)
+    ]
 
 
 def paint_cases(painter: Painter, team: Team, prompts: Sequence[str], noise: Sequence[int] | Tensor) -> Painted:
@@ -89,39 +112,39 @@ def choose(
     config: GuideConfig, painter: Painter, team: Team, plain: Painted, place: Place | None,
     weigh: Callable[[Tensor], Tensor],
 ) -> Start:  # fmt: skip
-    """The best candidate of each case.
+    """The best candidates of each case, `config.starts` of them.
 
     place: finds from images (N, 3, H, W) how many cells each object is away from where it shall be; None: nowhere.
     weigh: the losses (N,) of one image of each case (N, 3, H, W).
     """
     still = [(0, 0)] * len(config.cases)
-    seeds, own, unmoved = seeds_of(config, 0), Painted(plain.image.clone(), plain.shown.clone()), plain.image.clone()
-    best = Start(painter.noise(seeds), seeds, list(still), own, unmoved, plain)
-    least = weigh(plain.image)
+    tried: list[_Tried] = []
     for candidate in range(config.candidates):
         seeds = seeds_of(config, candidate)
-        prompts = wordings(config, seeds)
-        noise, made = painter.noise(seeds), plain
-        if candidate > 0:
-            made = paint_cases(painter, team, prompts, noise)
-            _take(best, least, noise, seeds, still, made, made.image, weigh)
+        prompts, noise = wordings(config, seeds), painter.noise(seeds)
+        made = plain if candidate == 0 else paint_cases(painter, team, prompts, noise)
+        tried.append(_Tried(noise, seeds, still, made, made.image, weigh(made.image)))
         if place is not None and config.move_noise:
-            steps = place(made.image)
-            if any(step != (0, 0) for step in steps):
-                noise = moved(noise, steps)
-                tried = paint_cases(painter, team, prompts, noise)
-                _take(best, least, noise, seeds, steps, tried, made.image, weigh)
-    return best
+            moves = place(made.image)
+            if any(move != (0, 0) for move in moves):
+                noise = moved(noise, moves)
+                there = paint_cases(painter, team, prompts, noise)
+                tried.append(_Tried(noise, seeds, moves, there, made.image, weigh(there.image)))
+    return _best(tried, config.starts, plain)
 
 
-def _take(
-    best: Start, least: Tensor, noise: Tensor, seeds: Sequence[int], steps: Sequence[tuple[int, int]], made: Painted,
-    unmoved: Tensor, weigh: Callable[[Tensor], Tensor],
-) -> None:  # fmt: skip
-    """Put what is better into `best` and `least`."""
-    losses = weigh(made.image)
-    for case in (losses < least).nonzero().flatten().tolist():
-        least[case], best.noise[case] = losses[case], noise[case]
-        best.seeds[case], best.moves[case] = seeds[case], steps[case]
-        best.images.image[case], best.images.shown[case] = made.image[case], made.shown[case]
-        best.unmoved[case] = unmoved[case]
+def _best(tried: Sequence[_Tried], starts: int, plain: Painted) -> Start:
+    """Of every case the candidates of the lowest losses; the first of equal ones."""
+    order = torch.stack([candidate.losses for candidate in tried]).argsort(dim=0, stable=True)[:starts]
+    picks = [(tried[place], case) for row in order.tolist() for case, place in enumerate(row)]
+    return Start(
+        torch.stack([candidate.noise[case] for candidate, case in picks]),
+        [candidate.seeds[case] for candidate, case in picks],
+        [candidate.moves[case] for candidate, case in picks],
+        Painted(
+            torch.stack([candidate.made.image[case] for candidate, case in picks]),
+            torch.stack([candidate.made.shown[case] for candidate, case in picks]),
+        ),
+        torch.stack([candidate.unmoved[case] for candidate, case in picks]),
+        plain,
+    )

@@ -19,7 +19,9 @@ from adjointdpm.tasks.guide.config import GuideConfig
 from adjointdpm.tasks.guide.inputs import check_box, read_mask, read_reference, read_sketch, read_small
 from adjointdpm.tasks.guide.saliency import Border, Saliency
 
-__all__ = ["Seen", "Term", "build_terms", "collage_term", "weigh"]
+__all__ = ["COLLAGE", "Seen", "Term", "build_terms", "collage_term", "weigh"]
+
+COLLAGE = "collage"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def build_terms(
 
 def collage_term(config: GuideConfig, images: Tensor, saliency: Saliency) -> list[Term]:
     """With a box: likeness to a collage of `images` (N, 3, H, W), one of each case."""
-    if config.box is None or config.weight("collage") == 0:
+    if config.box is None or config.weight(COLLAGE) == 0:
         return []
     with torch.no_grad():
         pasted, _ = ask.collage(images, saliency(images), Border().background(images), config.box)
@@ -82,7 +84,7 @@ def collage_term(config: GuideConfig, images: Tensor, saliency: Saliency) -> lis
         return ask.psnr(loss(seen))
 
     label = "likeness to the object cut out and pasted into the box"
-    return [Term("collage", config.weight("collage"), loss, reading, label, "dB", higher=True)]
+    return [Term(COLLAGE, config.weight(COLLAGE), loss, reading, label, "dB", higher=True)]
 
 
 def _placement(config: GuideConfig, size: tuple[int, int]) -> list[Term]:
