@@ -12,13 +12,16 @@ from adjointdpm.errors import InvalidInput, NonFinite, NotDifferentiable
 from adjointdpm.formats import PromptEmbedding, fingerprint, read_png_text
 from adjointdpm.numerics import relative_error
 from adjointdpm.pipelines import differentiable
+from adjointdpm.pipelines.autoencode import encode
 from adjointdpm.runs import OutputError, RunFolder, load_checkpoint, load_tensors, read_jsonl
 from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.guess import blended, guess_of
 from adjointdpm.tasks.guide.objective import Objective
+from adjointdpm.tasks.guide.objectives import collage
 from adjointdpm.tasks.guide.run import guide_images
 from adjointdpm.tasks.guide.saliency import Border
 from adjointdpm.tasks.guide.start import STRIDE
-from adjointdpm.tasks.guide.terms import build_terms
+from adjointdpm.tasks.guide.terms import Seen, build_terms, weigh
 from adjointdpm.tasks.painter import Painter
 from adjointdpm.tasks.team import Team
 from tests.support.tiny_pipeline import tiny_pipeline
@@ -99,6 +102,8 @@ def test_the_gradient_is_that_of_the_loss(gen, tmp_path, optimise):
     objective = Objective(painter, config, Border(), terms, painter.noise([1, 2]), Team())
     (parameter,) = objective.parameters.values()
     assert parameter.dtype == torch.float64
+    with torch.no_grad():
+        parameter.add_(0.3)  # away from the start, where the penalty on untypical noise begins
     objective.backward(1)
     gradient = parameter.grad.clone()
     direction = gradient / gradient.norm()
@@ -368,3 +373,40 @@ def test_several_starts_are_optimised_and_the_best_result_of_each_case_is_kept(g
     assert torch.equal(again.images, both.images)
     with pytest.raises(ValueError, match="starts is 4: expected at most the number of candidates, 3"):
         settings(tmp_path, **common | {"starts": 4})
+
+
+def test_a_guess_is_blended_into_the_noise_at_its_length(gen, tmp_path):
+    config = settings(tmp_path, box=(0, 0, 8, 8), blend=(0.5, 2.0), move_noise=False, updates=1, lr=1e-9)
+    result = guide_images(config, gen)
+    painter, start = Painter(gen, config), load_tensors(result.folder / "start.safetensors")[0]
+    drawn, plain = painter.noise((1, 2)), start["plain.image"]
+    latents = guess_of(config, painter, Border(), (16, 16))(plain)
+    pasted, _ = collage(plain, Border()(plain), Border().background(plain), config.box)
+    assert torch.allclose(latents, encode(gen.pipe, pasted.clamp(0, 1)), atol=1e-5)
+    for case, amount in enumerate(start["blends"].tolist()):
+        noise = start["noise"][case]
+        assert float(noise.norm()) == pytest.approx(float(drawn[case].norm()), rel=1e-5)
+        wanted = drawn[case] + amount * latents[case]
+        assert torch.allclose(noise, wanted * drawn[case].norm() / wanted.norm(), atol=1e-5)
+        assert result.record["results"]["cases"][case]["blended"] == amount
+    losses = {}
+    for amount in (0.0, 0.5, 2.0):
+        made = painter.paint(*painter.encode(["red apple"] * 2), blended(drawn, latents, amount)).image
+        terms = build_terms(config, (16, 16), lambda: None)
+        losses[amount] = weigh(terms, Seen(made, Border()(made), ["red apple"] * 2, range(2)))
+    best = torch.stack(list(losses.values())).argmin(dim=0)
+    assert start["blends"].tolist() == [list(losses)[i] for i in best.tolist()]
+
+
+def test_a_guess_lays_the_kept_part_over_and_enlarges_the_small_picture(gen, tmp_path):
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(tmp_path / "reference.png")
+    config = settings(tmp_path, image=tmp_path / "reference.png", keep_box=(0, 0, 16, 4), blend=(1.0,))
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    seen = guess_of(config, Painter(gen, config), Border(), (16, 16))(picture)
+    picture[:, :, :4] = 90 / 255
+    assert torch.allclose(seen, encode(gen.pipe, picture), atol=1e-5)
+    config = settings(tmp_path, low_resolution=small_picture(tmp_path), blend=(1.0,))
+    latents = guess_of(config, Painter(gen, config), Border(), (16, 16))(picture)
+    assert torch.equal(latents, guess_of(config, Painter(gen, config), Border(), (16, 16))(1 - picture))
+    with pytest.raises(InvalidInput, match="blend needs a wish that says what the picture looks like"):
+        guess_of(settings(tmp_path, symmetry="both", blend=(0.5,)), Painter(gen, config), Border(), (16, 16))

@@ -144,6 +144,14 @@ def guide(
             rich_help_panel=HOW,
         ),
     ] = None,
+    blend: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--blend",
+            help="Amount of a guess of the picture to try in each noise, such as 0.5 (repeatable).",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     updates: Annotated[int | None, typer.Option("--updates", min=1, help="AdamW steps.", rich_help_panel=HOW)] = None,
     lr: Annotated[
         float | None,
@@ -206,7 +214,7 @@ def guide(
         "keep_box": command.edges(keep_box, "--keep-box"), "sketch": sketch, "sketch_blur": sketch_blur,
         "low_resolution": low_resolution, "objective": objective, "recogniser": recogniser,
         "weights": opt.key_values(weight), "optimise": optimise, "candidates": candidates, "starts": starts,
-        "phrases": phrases,
+        "phrases": phrases, "blend": blend,
         "move_noise": move_noise, "updates": updates,
         "lr": lr, "embedding_lr": embedding_lr, "lr_schedule": lr_schedule, "shell": shell,
         "typicality": typicality, "patience": patience, "negative_prompt": negative, "steps": steps,

@@ -37,6 +37,8 @@ def again(config: GuideConfig) -> str:
             words += [part for seed in value for part in (flag, str(seed))]
         elif name == "weights":
             words += [part for term, weight in value.items() for part in (flag, f"{term}={weight:g}")]
+        elif name == "blend":
+            words += [part for amount in value for part in ("--blend", f"{amount:g}")]
         elif name == "phrases":
             words += [part for phrase in value for part in (flag, phrase)]
         elif isinstance(value, tuple):

@@ -75,6 +75,9 @@ class GuideConfig(TaskConfig):
         default=(), description="Wordings that candidates take turns with, such as '{prompt} at left'."
     )
     move_noise: bool = Field(default=True, description="Try each noise moved to the place that is asked for, too.")
+    blend: tuple[Positive, ...] = Field(
+        default=(), description="Amounts of a guess of the picture that are blended into each noise and tried, too."
+    )
     updates: int = Field(default=50, ge=1, description="AdamW steps.")
     lr: Positive = Field(default=0.05, description="Learning rate of the noise.")
     embedding_lr: Positive = Field(default=0.02, description="Learning rate of the embedding.")

@@ -17,7 +17,7 @@ from adjointdpm.losses import check_value
 from adjointdpm.tasks.guide.config import GuideConfig
 from adjointdpm.tasks.guide.saliency import Saliency
 from adjointdpm.tasks.guide.terms import Seen, Term, weigh
-from adjointdpm.tasks.guide.typicality import deviance, on_shell
+from adjointdpm.tasks.guide.typicality import TYPICAL, deviance, on_shell
 from adjointdpm.tasks.images import parts
 from adjointdpm.tasks.painter import Painted, Painter
 from adjointdpm.tasks.team import Team
@@ -50,6 +50,7 @@ class Objective:
         self.embeds, self.negative = painter.encode(self.wordings)
         number = torch.float64 if self.embeds.dtype == torch.float64 else torch.float32
         self.drawn = drawn.to(self.embeds.device, number)
+        self.allowed = deviance(self.drawn).clamp_min(TYPICAL)  # no less typical than it began
         self.parameters: dict[str, nn.Parameter] = {}
         if config.optimise in ("noise", "both"):
             self.parameters["noise"] = nn.Parameter(self.drawn.clone())
@@ -99,7 +100,7 @@ class Objective:
         image: Tensor = out.image_unclamped  # the clamped image has no gradient where it is saturated
         total = self.of_images(image.to(noise.dtype), cases)
         if self.config.typicality and "noise" in values:
-            total = total + self.config.typicality * deviance(noise)
+            total = total + self.config.typicality * (deviance(noise) - self.allowed[list(cases)]).clamp_min(0)
         return total
 
     def of_images(self, image: Tensor, cases: Sequence[int]) -> Tensor:

@@ -117,6 +117,7 @@ class Outcome:
                     "seed": seed,
                     "start_seed": self.start.seeds[i],
                     "moved": list(self.start.moves[i]),
+                    "blended": self.start.blends[i],
                     "loss": [round(self.losses[0][i], 6), round(self.losses[1][i], 6)],
                     "readings": {name: list(pair) for name, pair in self.readings[i].items()},
                     "noise": typical[i],
@@ -267,7 +268,8 @@ class Outcome:
         worded = sum(
             ours != theirs for ours, theirs in zip(self.objective.wordings, self.objective.prompts, strict=True)
         )
-        changed = {"moved": rolled, "by another wording": worded}
+        mixed = sum(amount > 0 for amount in self.start.blends)
+        changed = {"moved": rolled, "blended with a guess": mixed, "by another wording": worded}
         parts = [f"{drawn} for each seed", *(f"{n} of {self.objective.count} {how}" for how, n in changed.items() if n)]
         return "; ".join(parts)
 

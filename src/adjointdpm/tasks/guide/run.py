@@ -17,6 +17,7 @@ from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import fingerprint
 from adjointdpm.runs import RunFolder, load_tensors, save_tensors
 from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.guess import guess_of
 from adjointdpm.tasks.guide.inputs import read_mask
 from adjointdpm.tasks.guide.objective import Objective, Values
 from adjointdpm.tasks.guide.objectives import bounding_boxes
@@ -113,7 +114,9 @@ def _start(
         with torch.no_grad():
             return weigh(terms, Seen(images, saliency(images), prompts, range(len(prompts))))
 
-    start = known or choose(config, painter, team, plain, _place(config, painter, saliency, (height, width)), losses)
+    size = (height, width)
+    place, guess = _place(config, painter, saliency, size), guess_of(config, painter, saliency, size)
+    start = known or choose(config, painter, team, plain, place, guess, losses)
     terms = terms + collage_term(config, start.unmoved, saliency)
     check_terms(terms, Seen(plain.image[:1], saliency(plain.image[:1]), prompts[:1], [0]), saliency)
     return start, terms
@@ -155,6 +158,7 @@ def _best(objective: Objective, history: History, cases: int) -> tuple[Values, l
 def _save(run: RunFolder, start: Start) -> None:
     images = {f"{n}.{k}": v for n, p in (("images", start.images), ("plain", start.plain)) for k, v in vars(p).items()}
     places = {"seeds": torch.tensor(start.seeds), "moves": torch.tensor(start.moves)}
+    places["blends"] = torch.tensor(start.blends, dtype=torch.float64)
     save_tensors(run.path / START_FILE, {"noise": start.noise, "unmoved": start.unmoved, **places, **images})
 
 
@@ -164,4 +168,5 @@ def _load(run: RunFolder) -> Start | None:
     tensors, _ = load_tensors(run.path / START_FILE)
     images, plain = (Painted(tensors[f"{n}.image"], tensors[f"{n}.shown"]) for n in ("images", "plain"))
     moves = [(right, down) for right, down in tensors["moves"].tolist()]
-    return Start(tensors["noise"], tensors["seeds"].tolist(), moves, images, tensors["unmoved"], plain)
+    seeds, blends = tensors["seeds"].tolist(), tensors["blends"].tolist()
+    return Start(tensors["noise"], seeds, moves, blends, images, tensors["unmoved"], plain)

@@ -5,6 +5,7 @@ s is that of seed s + k * 1000003; number 0 is the seed's own, and what it gives
 the candidates take turns with them: words that a model knows are the cheapest way near.  Where a place is asked for,
 each noise is also tried moved: rolled by as many cells as the object is away from that place.  Rolled noise is as
 typical as it was, and what is drawn from it mostly moves with it, unless the model has learnt to draw in one place.
+With `blend`, each noise is tried with some of a guess in it (`guess.py`), which such a model heeds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.guess import Guess, blended
 from adjointdpm.tasks.painter import Painted, Painter
 from adjointdpm.tasks.team import Team
 
@@ -27,8 +29,9 @@ Place = Callable[[Tensor], list[tuple[int, int]]]
 
 @dataclass(frozen=True)
 class Start:
-    """The chosen noises (N, C, h, w), their seeds and how far they were moved (right and down, in cells), the images
-    that they give, those that the same noises give unmoved (N, 3, H, W), and the seeds' own (unguided) images.
+    """The chosen noises (N, C, h, w), their seeds, how far they were moved (right and down, in cells) and how much of a
+    guess was blended in, the images that they give, those that the same noises give as drawn (N, 3, H, W), and the
+    seeds' own (unguided) images.
 
     N is the number of cases times that of starts: all cases' best candidates, then all cases' second best, and so on.
     """
@@ -36,6 +39,7 @@ class Start:
     noise: Tensor
     seeds: list[int]
     moves: list[tuple[int, int]]
+    blends: list[float]
     images: Painted
     unmoved: Tensor
     plain: Painted
@@ -45,7 +49,8 @@ class Start:
         rows = list(chosen)
         images = Painted(self.images.image[rows], self.images.shown[rows])
         seeds, moves = [self.seeds[i] for i in rows], [self.moves[i] for i in rows]
-        return Start(self.noise[rows], seeds, moves, images, self.unmoved[rows], self.plain)
+        blends = [self.blends[i] for i in rows]
+        return Start(self.noise[rows], seeds, moves, blends, images, self.unmoved[rows], self.plain)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class _Tried:
     noise: Tensor
     seeds: list[int]
     moves: list[tuple[int, int]]
+    blend: float
     made: Painted
     unmoved: Tensor
     losses: Tensor
@@ -109,12 +115,13 @@ def way_to(
 
 
 def choose(
-    config: GuideConfig, painter: Painter, team: Team, plain: Painted, place: Place | None,
+    config: GuideConfig, painter: Painter, team: Team, plain: Painted, place: Place | None, guess: Guess | None,
     weigh: Callable[[Tensor], Tensor],
 ) -> Start:  # fmt: skip
     """The best candidates of each case, `config.starts` of them.
 
     place: finds from images (N, 3, H, W) how many cells each object is away from where it shall be; None: nowhere.
+    guess: gives from images the latents of what is asked for; None: nothing is blended.
     weigh: the losses (N,) of one image of each case (N, 3, H, W).
     """
     still = [(0, 0)] * len(config.cases)
@@ -123,13 +130,19 @@ def choose(
         seeds = seeds_of(config, candidate)
         prompts, noise = wordings(config, seeds), painter.noise(seeds)
         made = plain if candidate == 0 else paint_cases(painter, team, prompts, noise)
-        tried.append(_Tried(noise, seeds, still, made, made.image, weigh(made.image)))
+        tried.append(_Tried(noise, seeds, still, 0.0, made, made.image, weigh(made.image)))
         if place is not None and config.move_noise:
             moves = place(made.image)
             if any(move != (0, 0) for move in moves):
-                noise = moved(noise, moves)
-                there = paint_cases(painter, team, prompts, noise)
-                tried.append(_Tried(noise, seeds, moves, there, made.image, weigh(there.image)))
+                rolled = moved(noise, moves)
+                there = paint_cases(painter, team, prompts, rolled)
+                tried.append(_Tried(rolled, seeds, moves, 0.0, there, made.image, weigh(there.image)))
+        if guess is not None:
+            latents = guess(made.image)
+            for amount in config.blend:
+                mixed = blended(noise, latents, amount)
+                there = paint_cases(painter, team, prompts, mixed)
+                tried.append(_Tried(mixed, seeds, still, amount, there, made.image, weigh(there.image)))
     return _best(tried, config.starts, plain)
 
 
@@ -141,6 +154,7 @@ def _best(tried: Sequence[_Tried], starts: int, plain: Painted) -> Start:
         torch.stack([candidate.noise[case] for candidate, case in picks]),
         [candidate.seeds[case] for candidate, case in picks],
         [candidate.moves[case] for candidate, case in picks],
+        [candidate.blend for candidate, _ in picks],
         Painted(
             torch.stack([candidate.made.image[case] for candidate, case in picks]),
             torch.stack([candidate.made.shown[case] for candidate, case in picks]),

@@ -19,7 +19,7 @@ from adjointdpm.tasks.guide.config import GuideConfig
 from adjointdpm.tasks.guide.inputs import check_box, read_mask, read_reference, read_sketch, read_small
 from adjointdpm.tasks.guide.saliency import Border, Saliency
 
-__all__ = ["COLLAGE", "Seen", "Term", "build_terms", "collage_term", "weigh"]
+__all__ = ["COLLAGE", "Seen", "Term", "build_terms", "collage_term", "kept_part", "weigh"]
 
 COLLAGE = "collage"
 
@@ -160,18 +160,24 @@ def _look(config: GuideConfig) -> list[Term]:
     return terms
 
 
+def kept_part(config: GuideConfig, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The given image (1, 3, H, W) and what is kept of it (H, W)."""
+    assert config.image is not None
+    reference = read_reference(config.image, size)
+    if config.keep is not None:
+        return reference, read_mask(config.keep, size, "mask of what is kept")
+    assert config.keep_box is not None
+    check_box(config.keep_box, size, "box of what is kept")
+    keep = ask.box_mask(config.keep_box, *size)
+    if bool((keep == 1).all()):
+        raise InvalidInput("keep_box is the whole image: nothing is left for the model to paint")
+    return reference, keep
+
+
 def _references(config: GuideConfig, size: tuple[int, int]) -> list[Term]:
     terms = []
     if config.image is not None:
-        reference = read_reference(config.image, size)
-        if config.keep is not None:
-            keep = read_mask(config.keep, size, "mask of what is kept")
-        else:
-            assert config.keep_box is not None
-            check_box(config.keep_box, size, "box of what is kept")
-            keep = ask.box_mask(config.keep_box, *size)
-            if bool((keep == 1).all()):
-                raise InvalidInput("keep_box is the whole image: nothing is left for the model to paint")
+        reference, keep = kept_part(config, size)
         terms.append(
             Term(
                 "image",

@@ -1,0 +1,69 @@
+"""A guess of the picture that is asked for, made without the model, and blended into the starting noise.
+
+The guess is a collage with the object in the box, a given part laid over the picture, or a small picture enlarged.  At
+the first step the network sees noise with a trace of the picture in it, and has learnt to read the trace: more of it
+than there ever was in training says loudly where things are.  SDEdit (Meng et al. 2022, arXiv:2108.01073) starts later
+from a noised guess; here all steps are left to the sampler, so that the result is an image of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adjointdpm.errors import InvalidInput
+from adjointdpm.pipelines.autoencode import encode
+from adjointdpm.tasks.guide import objectives as ask
+from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.inputs import read_small
+from adjointdpm.tasks.guide.saliency import Border, Saliency
+from adjointdpm.tasks.guide.terms import kept_part
+from adjointdpm.tasks.guide.typicality import on_shell
+from adjointdpm.tasks.painter import Painter
+
+__all__ = ["Guess", "blended", "guess_of"]
+
+Guess = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> latents of the guesses (N, C, h, w)
+
+
+def guess_of(config: GuideConfig, painter: Painter, saliency: Saliency, size: tuple[int, int]) -> Guess | None:
+    """How to guess from images of `size` (H, W); None if no wish says what the picture looks like.
+
+    Raises `InvalidInput` if `config.blend` asks for a guess and there is none, or no latents for it.
+    """
+    if not config.blend:
+        return None
+    if config.box is None and config.image is None and config.low_resolution is None:
+        raise InvalidInput("blend needs a wish that says what the picture looks like: box, image or low_resolution")
+    part = kept_part(config, size) if config.image is not None else None
+    small = read_small(config.low_resolution, size) if config.low_resolution is not None else None
+
+    @torch.no_grad()
+    def guess(images: Tensor) -> Tensor:
+        picture = images
+        if config.box is not None:
+            picture, _ = ask.collage(images, saliency(images), Border().background(images), config.box)
+        if small is not None:
+            large = F.interpolate(small.to(images), size=size, mode="bilinear", align_corners=False)
+            picture = large.expand_as(images)
+        if part is not None:
+            reference, keep = (value.to(images) for value in part)
+            picture = keep * reference + (1 - keep) * picture
+        device = painter.noise([0]).device
+        latents: Tensor = encode(painter.generator.pipe, picture.clamp(0, 1).to(device)).float()
+        if latents.shape[1:] != painter.noise([0]).shape[1:]:
+            raise InvalidInput(
+                f"blend: the noise has shape {tuple(painter.noise([0]).shape[1:])} and an encoded image "
+                f"{tuple(latents.shape[1:])}; this pipeline's noise has a layout of its own: leave blend out"
+            )
+        return latents
+
+    return guess
+
+
+def blended(noise: Tensor, latents: Tensor, amount: float) -> Tensor:
+    """noise + amount * latents, at the length of the noise; both (N, C, h, w)."""
+    return on_shell(noise + amount * latents.to(noise), noise)
