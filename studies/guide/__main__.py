@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     torch.set_num_threads(options.threads)
     plan = tiny_plan() if options.tiny else full_plan() if options.full else Plan()
-    generator = ad.differentiable(zoo.emoji())
+    generator = ad.differentiable(zoo.emoji(), memory="4GB")
     model = fingerprint(generator.pipe)
     suffix = "-tiny" if options.tiny else "-full" if options.full else ""
     folder = options.work / f"{model['denoiser']}{suffix}"

@@ -8,13 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 STEPS, GUIDANCE = 10, 3.0
-UPDATES = 50
+UPDATES = 40
 ONE_SEED, SEEDS, MORE_SEEDS = (11,), (11, 12), (11, 12, 13, 14)
 RIVAL_SEED = 50_000  # first seed of repeated sampling and of universal guidance
 RECURRENCE, RATE = 6, 0.5  # of universal guidance
 #: Fields of `GuideConfig` in all questions; phrases are tried by everybody.
-METHOD: dict[str, object] = {"optimise": "both", "lr": 0.1, "embedding_lr": 0.06, "recogniser": "embedded"}
-CANDIDATES = 8
+METHOD: dict[str, object] = {
+    "optimise": "both",
+    "lr": 0.1,
+    "embedding_lr": 0.06,
+    "recogniser": "embedded",
+    "weights": {"recogniser": 0.3},
+}
+CANDIDATES, BLEND = 6, (0.4, 0.8)
 TUNED_ON = ("pear", "bell", "tomato", "koala", "drum", "balloon")
 
 # The answers that are sought.

@@ -18,6 +18,7 @@ __all__ = ["page", "write_pictures"]
 
 SHOWN = {
     "plain": "unguided",
+    "start": "its start",
     "exact": "exact gradient",
     "words": "best of n",
     "one_step": "one-step gradient",

@@ -13,26 +13,26 @@ from typing import Any
 from torch import Tensor
 
 from adjointdpm import zoo
-from adjointdpm.runs import atomic_write, save_tensors
+from adjointdpm.runs import atomic_write, load_tensors, save_tensors
 from adjointdpm.tasks.guide.config import GuideConfig
-from adjointdpm.tasks.guide.run import guide_images
+from adjointdpm.tasks.guide.run import START_FILE, guide_images
 from adjointdpm.tasks.guide.saliency import load_saliency
 from adjointdpm.tasks.guide.terms import Seen, build_terms, collage_term, weigh
 from adjointdpm.tasks.painter import Painter
 from adjointdpm.zoo.measure import object_recognised
-from studies.guide.design import GUIDANCE, METHOD, RATE, RIVAL_SEED, Plan, Question
+from studies.guide.design import BLEND, GUIDANCE, METHOD, RATE, RIVAL_SEED, Plan, Question
 from studies.guide.material import draw, wish_of
 from studies.guide.measure import measure_of
 from studies.guide.rivals import best_of_n, one_step, universal_guidance
 
 __all__ = ["METHODS", "Study", "methods_of", "run_prompt"]
 
-METHODS = ("plain", "exact", "words", "one_step", "universal")
+METHODS = ("plain", "start", "exact", "words", "one_step", "universal")
 
 
 def methods_of(question: Question) -> tuple[str, ...]:
     """Further wishes are compared with repeated sampling only."""
-    return METHODS if question.group in ("box", "keep") else METHODS[:3]
+    return METHODS if question.group in ("box", "keep") else METHODS[:4]
 
 
 @dataclass
@@ -83,9 +83,11 @@ def _measure(
     used = ours.record["results"]
     budget = used["network_calls"] + used["recomputations"] + used["vjps"]  # one batch, so these are those of an image
     plain = painter.paint(*painter.encode([prompt] * len(question.seeds)), list(question.seeds)).image
-    images, tried, calls = {"plain": plain, "exact": ours.images}, {"exact": 1}, {"exact": budget}
+    start = load_tensors(ours.folder / START_FILE)[0]["images.image"]
+    images = {"plain": plain, "start": start, "exact": ours.images}
+    tried, calls = {"exact": 1}, {"exact": budget}
     seconds = {"exact": time.perf_counter() - began}
-    for method in methods_of(question)[2:]:
+    for method in methods_of(question)[3:]:
         began = time.perf_counter()
         if method == "words":
             found = best_of_n(painter, config, question.phrases, measure, budget, first)
@@ -112,9 +114,13 @@ def _measure(
 
 
 def _start(question: Question, plan: Plan) -> dict[str, Any]:
-    """Starting noises, each with one of the question's wordings; moved ones are of no use to this model."""
+    """Starting noises, each with one of the question's wordings, some with a guess blended in; moved ones are of no use
+    to this model.
+    """
     phrases = tuple(phrase for phrase in question.phrases if phrase != "{prompt}")
-    return {"phrases": phrases, "candidates": max(plan.candidates, 1 + len(phrases)), "move_noise": False}
+    guessed = {name for name, _ in question.wish} & {"box", "image", "low_resolution"}
+    blend = {"blend": BLEND} if guessed else {}
+    return {"phrases": phrases, "candidates": max(plan.candidates, 1 + len(phrases)), "move_noise": False, **blend}
 
 
 def _losses(config: GuideConfig, plain: Tensor) -> Callable[[Tensor, int], Tensor]:
