@@ -64,7 +64,7 @@ def one_step(config: GuideConfig, generator: Any, out: Path, budget: int) -> Pic
     updates = (budget - start) // (config.steps + 2)  # the sampler, one call with a graph, its VJP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericalWarning)  # that it is biased is the point
-        rival = generator.with_(solver="euler", spacing="trailing", gradient="one_step")
+        rival = generator.with_(solver="euler", spacing="trailing", gradient="one_step", memory=None)
         result = guide_images(config.model_copy(update={"out": out, "updates": updates}), rival)
     return Picked(result.images, start + updates * (config.steps + 2), 1)
 

@@ -18,6 +18,7 @@ __all__ = ["page", "tables", "write_charts", "write_pictures"]
 
 PARTS = {"weights": "LoRA", "noise": "noise"}
 SHOWN = 6  # pictures in a row
+STILL_SEEN = 0.8  # of the objects recognised before; with fewer, the page says that the images broke
 
 
 def of(results: dict[str, Any], goal: str, part: str, method: str) -> list[dict[str, Any]]:
@@ -121,7 +122,12 @@ def page(results: dict[str, Any]) -> str:
     won = [(t, m) for t, m in gradients if t["rivals"][m]["held out"]["is"] == "higher"]
     lost = [(t, m) for t, m in gradients if t["rivals"][m]["held out"]["is"] == "lower"]
     hacked = [(t, m) for t in made for m, row in t["rows"].items() if row["verdict"] == "hacked"]
+    broken = [
+        (t, m) for t in made for m, row in t["rows"].items()
+        if row["recognised after"] < STILL_SEEN * row["recognised before"]
+    ]  # fmt: skip
     return template.render(
-        r=results, tables=made, titles=TITLES, parts=PARTS, won=won, lost=lost, gradients=gradients, hacked=hacked,
+        r=results, broken=broken, still_seen=STILL_SEEN, tables=made,
+        titles=TITLES, parts=PARTS, won=won, lost=lost, gradients=gradients, hacked=hacked,
         vocabulary=vocabulary(results), classes=CLASSES,
     )  # fmt: skip

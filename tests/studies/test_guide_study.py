@@ -100,7 +100,7 @@ def test_without_bending_universal_guidance_is_the_sampler():
 @pytest.mark.timeout(600)
 def test_it_runs_resumes_and_writes_its_page(tmp_path):
     plan = tiny_plan()
-    study = Study(plan, differentiable(zoo.emoji()), zoo.judge(), tmp_path / "study")
+    study = Study(plan, differentiable(zoo.emoji(), memory="4GB"), zoo.judge(), tmp_path / "study")
     results = run(study, {"denoiser": "x"}) | {"segmentation": None, "full": False}
     stamps = {path: path.stat().st_mtime_ns for path in study.folder.rglob("figures.json")}
     assert len(stamps) == sum(len(q.prompts) for q in plan.questions)

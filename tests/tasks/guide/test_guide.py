@@ -371,6 +371,8 @@ def test_several_starts_are_optimised_and_the_best_result_of_each_case_is_kept(g
     assert both.losses[0] > alone[0].losses[0]  # sums over three times as many
     again = guide_images(settings(tmp_path / "two", starts=3, **common), gen)  # finished: drawn again
     assert torch.equal(again.images, both.images)
+    for kind in ("network_calls", "recomputations", "vjps"):
+        assert again.record["results"][kind] == both.record["results"][kind] > 0
     with pytest.raises(ValueError, match="starts is 4: expected at most the number of candidates, 3"):
         settings(tmp_path, **common | {"starts": 4})
 

@@ -28,6 +28,7 @@ from adjointdpm.report import (
 from adjointdpm.runs import RunFolder, atomic_write, save_tensors
 from adjointdpm.tasks.guide.command import again
 from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.effort import Effort
 from adjointdpm.tasks.guide.marks import marked
 from adjointdpm.tasks.guide.objective import Objective, Values
 from adjointdpm.tasks.guide.start import Start
@@ -73,9 +74,10 @@ class Outcome:
     masks: Tensor
     readings: Readings
     losses: tuple[list[float], list[float]]
+    effort: dict[str, int]
 
     @classmethod
-    def of(cls, objective: Objective, start: Start, values: Values, history: History) -> Outcome:
+    def of(cls, objective: Objective, start: Start, values: Values, history: History, effort: Effort) -> Outcome:
         every = list(range(objective.count))
         with torch.no_grad():
             guided = objective.paint(values)
@@ -87,7 +89,8 @@ class Outcome:
                     readings[case][term.name] = (round(old, 4), round(new, 4))
             losses = tuple(objective.of_images(seen.image, every).tolist() for seen in (before, after))
             noise, rows = objective.noise(values, every), objective.rows(values, every)
-        return cls(objective, start, history, noise, rows, guided, after.mask, readings, (losses[0], losses[1]))
+        both = (losses[0], losses[1])
+        return cls(objective, start, history, noise, rows, guided, after.mask, readings, both, effort.total())
 
     @property
     def config(self) -> GuideConfig:
@@ -125,14 +128,11 @@ class Outcome:
                     "noise_file": f"{self.stem(i)}.noise.safetensors",
                 }
             )
-        painter = self.objective.painter
         return {
             "cases": cases,
             "updates": len(self.history.losses),
             "optimisation_seconds": round(sum(self.history.seconds), 1),
-            "network_calls": painter.network_calls,
-            "recomputations": painter.recomputations,
-            "vjps": painter.vjps,
+            **self.effort,
         }
 
     def stem(self, case: int) -> str:

@@ -17,6 +17,7 @@ from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import fingerprint
 from adjointdpm.runs import RunFolder, load_tensors, save_tensors
 from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.effort import Effort
 from adjointdpm.tasks.guide.guess import guess_of
 from adjointdpm.tasks.guide.inputs import read_mask
 from adjointdpm.tasks.guide.objective import Objective, Values
@@ -65,8 +66,15 @@ def guide_images(
         run.begin()
         if team.main:
             _save(run, start)
+        effort = Effort(run, painter, team)
+
+        def stepped(step: int, steps: int, loss: float) -> None:
+            effort.note(step)
+            if on_step is not None:
+                on_step(step, steps, loss)
+
         history = optimise(
-            run, objective.parameters, objective.backward, config.loop_settings(), on_step,
+            run, objective.parameters, objective.backward, config.loop_settings(), stepped,
             team=team, tracker=tracker, precision=painter.precision,
         )  # fmt: skip
         tracker.close()
@@ -75,7 +83,7 @@ def guide_images(
             start = start.of(chosen)
             terms = [term for term in terms if term.name != COLLAGE] + collage_term(config, start.unmoved, saliency)
             objective = Objective(painter, config, saliency, terms, start.noise, team, wordings(config, start.seeds))
-        outcome = Outcome.of(objective, start, values, history)
+        outcome = Outcome.of(objective, start, values, history, effort)
         if team.main:
             outcome.write(run)
         else:
