@@ -186,3 +186,16 @@ def test_gradients_and_one_number_an_image(loss):
     into_mask = mask.clone().requires_grad_()
     if loss(image, into_mask).requires_grad:
         assert gradcheck(lambda m: loss(image, m), into_mask, fast_mode=True)
+
+
+def test_the_collage_loss_is_not_made_smaller_by_fading():
+    ground = torch.full((1, 3, 32, 32), 0.5, dtype=torch.float64)
+    here, there = ground.clone(), ground.clone()
+    here[..., 4:12, 4:12] = there[..., 20:28, 20:28] = 0.9
+    half_way = 0.5 * here + 0.5 * ground
+    away, faded = (float(ask.collage_loss(image, ground, there, ground)) for image in (here, half_way))
+    assert float((half_way - there).square().mean()) < 0.7 * float((here - there).square().mean())
+    assert faded > 0.97 * away > 0.9
+    assert float(ask.collage_loss(there, ground, there, ground)) == pytest.approx(0, abs=1e-9)
+    paler = float(ask.collage_loss(0.5 * there + 0.5 * ground, ground, there, ground))
+    assert 0 < paler < 0.02  # in its place, a little pale

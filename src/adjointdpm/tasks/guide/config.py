@@ -25,7 +25,7 @@ OBJECTIVES = ("box", "mask", "size", "color", "symmetry", "image", "sketch", "lo
 WEIGHTS: Mapping[str, float] = {
     "box": 1.0,
     "mask": 1.0,
-    "collage": 20.0,
+    "collage": 2.0,
     "size": 1.0,
     "color": 20.0,
     "symmetry": 20.0,

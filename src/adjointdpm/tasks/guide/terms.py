@@ -75,13 +75,15 @@ def collage_term(config: GuideConfig, images: Tensor, saliency: Saliency) -> lis
     if config.box is None or config.weight(COLLAGE) == 0:
         return []
     with torch.no_grad():
-        pasted, _ = ask.collage(images, saliency(images), Border().background(images), config.box)
+        ground = Border().background(images)
+        pasted, _ = ask.collage(images, saliency(images), ground, config.box)
 
     def loss(seen: Seen) -> Tensor:
-        return (seen.image - pasted[list(seen.cases)].to(seen.image)).square().mean(dim=(1, 2, 3))
+        theirs, below = (value[list(seen.cases)].to(seen.image) for value in (pasted, ground))
+        return ask.collage_loss(seen.image, Border().background(seen.image), theirs, below)
 
     def reading(seen: Seen) -> Tensor:
-        return ask.psnr(loss(seen))
+        return ask.psnr((seen.image - pasted[list(seen.cases)].to(seen.image)).square().mean(dim=(1, 2, 3)))
 
     label = "likeness to the object cut out and pasted into the box"
     return [Term(COLLAGE, config.weight(COLLAGE), loss, reading, label, "dB", higher=True)]

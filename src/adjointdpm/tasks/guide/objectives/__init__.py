@@ -5,7 +5,7 @@ all return one number an image, (B,), that is 0 where the wish is met.  Beside e
 people know (IoU, dB, share of the picture), which is only measured.
 """
 
-from adjointdpm.tasks.guide.objectives.collage import collage
+from adjointdpm.tasks.guide.objectives.collage import collage, collage_loss
 from adjointdpm.tasks.guide.objectives.color import color_difference, color_loss
 from adjointdpm.tasks.guide.objectives.low_resolution import low_resolution_loss, reduced
 from adjointdpm.tasks.guide.objectives.placement import bounding_boxes, box_iou, box_loss, box_mask, mask_iou, mask_loss
@@ -23,6 +23,7 @@ __all__ = [
     "box_loss",
     "box_mask",
     "collage",
+    "collage_loss",
     "color_difference",
     "color_loss",
     "edges",

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from adjointdpm.tasks.guide.objectives.placement import Box, bounding_boxes
 
-__all__ = ["collage"]
+__all__ = ["collage", "collage_loss"]
 
+WHOLE = 2.5  # weight of the mean squared difference beside that of the direction
 LEAST = 4  # pixels of an object's side; less is a speck, not an object
 
 
@@ -43,3 +44,14 @@ def collage(image: Tensor, mask: Tensor, background: Tensor, box: Box) -> tuple[
         cut = torch.cat([(image - background) * mask[:, None], mask[:, None]], dim=1)
         moved = F.grid_sample(cut, grid.to(cut), mode="bilinear", padding_mode="zeros", align_corners=False)
         return background + moved[:, :3], moved[:, 3]
+
+
+def collage_loss(image: Tensor, ground: Tensor, pasted: Tensor, pasted_ground: Tensor) -> Tensor:
+    """(B,): 1 - cos of what stands out from the grounds, and a little of the pictures' mean squared difference.
+
+    A squared difference alone is made smaller by fading the object where it stands, halfway to where it shall be; its
+    direction is not.  The squared difference keeps the background's colour.  All arguments: (B, 3, H, W).
+    """
+    ours, wanted = (image - ground).flatten(1), (pasted - pasted_ground).flatten(1)
+    turned = 1 - F.cosine_similarity(ours, wanted, dim=1, eps=1e-3)
+    return turned + WHOLE * (image - pasted).square().mean(dim=(1, 2, 3))
