@@ -114,7 +114,14 @@ class Plan:
         }
 
 
-TRAINING: dict[str, Any] = {"weights": "lora", "rank": 8, "content_weight": 1.0, "pairs_per_step": 4}
+TRAINING: dict[str, Any] = {
+    "weights": "all",
+    "lr": 6e-4,
+    "content_weight": 4.5,
+    "content_features": "classifier",  # the judge that says what is recognised is another network
+    "content_layers": (-1,),
+    "pairs_per_step": 4,
+}
 TOKEN_VECTORS, IDENTIFIER = 4, "bengiles"  # a word that the model does not know, as in the paper
 
 
