@@ -1,14 +1,10 @@
 """SIGKILL at any moment, then the same command again: the same bits as without it."""
 
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
 import torch
 
 from adjointdpm.runs import load_tensors, read_jsonl
+from tests.support.killed import run_whole_and_killed
 
 PROGRAM = """
 import sys, torch
@@ -23,22 +19,10 @@ guide_images(config, differentiable(tiny_pipeline()), on_step=lambda step, *_: p
 """
 
 
-def start(folder):
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], stdout=subprocess.PIPE, text=True)
-
-
 @pytest.mark.full
 @pytest.mark.timeout(900)  # four processes, each of which imports everything
 def test_killed_twice_and_resumed_gives_the_same_bits(tmp_path):
-    assert start(tmp_path / "whole").wait(timeout=240) == 0
-    for pause in (0.05, 0.21):  # somewhere between two lines: in a step, or in the middle of writing a checkpoint
-        process = start(tmp_path / "cut")
-        for _ in range(2):
-            process.stdout.readline()
-        time.sleep(pause)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start(tmp_path / "cut").wait(timeout=240) == 0
+    run_whole_and_killed(PROGRAM, tmp_path)
     for file in ("0000-cat-seed0", "0001-red-apple-seed0"):
         whole, cut = (load_tensors(tmp_path / n / f"{file}.noise.safetensors")[0]["latents"] for n in ("whole", "cut"))
         assert torch.equal(whole, cut)

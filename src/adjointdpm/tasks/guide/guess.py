@@ -40,6 +40,7 @@ def guess_of(config: GuideConfig, painter: Painter, saliency: Saliency, size: tu
         raise InvalidInput("blend needs a wish that says what the picture looks like: box, image or low_resolution")
     part = kept_part(config, size) if config.image is not None else None
     small = read_small(config.low_resolution, size) if config.low_resolution is not None else None
+    noise = painter.noise([0])  # for its shape and device
 
     @torch.no_grad()
     def guess(images: Tensor) -> Tensor:
@@ -52,11 +53,10 @@ def guess_of(config: GuideConfig, painter: Painter, saliency: Saliency, size: tu
         if part is not None:
             reference, keep = (value.to(images) for value in part)
             picture = keep * reference + (1 - keep) * picture
-        device = painter.noise([0]).device
-        latents: Tensor = encode(painter.generator.pipe, picture.clamp(0, 1).to(device)).float()
-        if latents.shape[1:] != painter.noise([0]).shape[1:]:
+        latents: Tensor = encode(painter.generator.pipe, picture.clamp(0, 1).to(noise.device)).float()
+        if latents.shape[1:] != noise.shape[1:]:
             raise InvalidInput(
-                f"blend: the noise has shape {tuple(painter.noise([0]).shape[1:])} and an encoded image "
+                f"blend: the noise has shape {tuple(noise.shape[1:])} and an encoded image "
                 f"{tuple(latents.shape[1:])}; this pipeline's noise has a layout of its own: leave blend out"
             )
         return latents
