@@ -11,6 +11,7 @@ from adjointdpm.report import picture_sheet
 from adjointdpm.runs import atomic_write
 from adjointdpm.tasks.audit.chart import METHOD_NAMES, calls_chart, tau_chart
 from studies.audit.design import CASES, Case
+from studies.template import page_template
 
 CHARTS = {"embedded": "audit_embedded", "food": "audit_food"}
 RIVALS = ("best_of_n", "one_step")
@@ -50,13 +51,7 @@ def _sheet(folder: Path, file: Path) -> None:
 
 def page(results: Mapping[str, Any]) -> str:
     """The page as Markdown: every figure in it comes from `results`."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"percent": percent, "rate": rate, "p": p_value}
-    template = environment.from_string((Path(__file__).parent / "page.md.jinja").read_text(encoding="utf-8"))
+    template = page_template(Path(__file__).parent, percent=percent, rate=rate, p=p_value)
     cases: dict[str, Case] = {case.name: case for case in CASES}
     main = results["cases"]["embedded"]
     tests = {name: at(main, name, results["tau"])["against_exact"] for name in RIVALS if name in main["methods"]}

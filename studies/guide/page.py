@@ -13,6 +13,7 @@ from studies.guide.design import BOXES, KEPT, Plan, Question
 from studies.guide.measure import MEASURES
 from studies.guide.runner import Study, methods_of
 from studies.guide.summary import answers, cases, median_interval, summarise
+from studies.template import page_template
 
 __all__ = ["page", "write_pictures"]
 
@@ -60,8 +61,6 @@ def _framed(picture: Any, question: Question) -> Any:
 
 def page(results: Mapping[str, Any], plan: Plan) -> str:
     """The page as Markdown: every figure in it comes from `results`."""
-    from jinja2 import Environment, StrictUndefined
-
     figures = results["questions"]
     groups = {g: [q for q in plan.questions if q.group == g] for g in ("box", "keep", "wish")}
     summaries = {g: summarise(figures, qs, methods_of(qs[0])) for g, qs in groups.items() if qs}
@@ -69,11 +68,7 @@ def page(results: Mapping[str, Any], plan: Plan) -> str:
         q.name: {m: median_interval(cases(figures, [q], m, "values")) for m in methods_of(q)} for q in plan.questions
     }
     seen = {q.name: {m: cases(figures, [q], m, "recognised") for m in methods_of(q)} for q in plan.questions}
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"interval": interval, "share": share, "thousands": "{:,}".format}
-    template = environment.from_string((Path(__file__).parent / "page.md.jinja").read_text(encoding="utf-8"))
+    template = page_template(Path(__file__).parent, interval=interval, share=share, thousands="{:,}".format)
     first = figures[plan.questions[0].name][plan.questions[0].prompts[0]]
     noise = [n for q in plan.questions for p in q.prompts for n in figures[q.name][p]["noise"]]
     return template.render(

@@ -11,6 +11,7 @@ from adjointdpm.formats import save_png
 from adjointdpm.report import bar_chart, picture_sheet, to_pil
 from adjointdpm.runs import atomic_write, load_tensors
 from studies.inversion.design import Effect
+from studies.template import page_template
 
 SHOWN = {
     "plain": "plain prompt",
@@ -60,17 +61,11 @@ def write_chart(images: Path, effects: list[Effect], results: dict[str, Any]) ->
 
 def page(results: dict[str, Any], effects: list[Effect]) -> str:
     """The page as Markdown: every figure in it comes from `results`."""
-    from jinja2 import Environment, StrictUndefined
-
     figures = results["effects"]
     closed = {e.name: {m: v["mse"]["median"] for m, v in figures[e.name]["gap_closed"].items()} for e in effects}
     reached = [e for e in effects if closed[e.name]["ours"] >= 0.75]
     ours = [figures[e.name]["recognised"]["ours"] for e in effects]
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"percent": percent, "both": _both, "still": _still, "thousands": "{:,}".format}
-    template = environment.from_string((Path(__file__).parent / "page.md.jinja").read_text(encoding="utf-8"))
+    template = page_template(Path(__file__).parent, percent=percent, both=_both, still=_still, thousands="{:,}".format)
     return template.render(
         r=results,
         effects=effects,

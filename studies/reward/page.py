@@ -13,6 +13,7 @@ from adjointdpm.zoo.measure import wilson
 from studies.reward.design import CLASSES, METHODS, TITLES
 from studies.reward.figures import against, compare, summary
 from studies.reward.runner import Study, key_of
+from studies.template import page_template
 
 __all__ = ["page", "tables", "write_charts", "write_pictures"]
 
@@ -104,19 +105,14 @@ def write_pictures(study: Study, images: Path) -> None:
 
 def page(results: dict[str, Any]) -> str:
     """The page as Markdown: every figure in it comes from `results`."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    template = page_template(
+        Path(__file__).parent,
+        signed=lambda value: f"{value:+.3f}",
+        number=lambda value: f"{value:.3f}",
+        percent=lambda share: f"{100 * share:.0f} %",
+        span=lambda pair: "–" if pair is None else f"{pair[0]:.3f} … {pair[1]:.3f}",
+        signed_span=lambda pair: "–" if pair is None else f"{pair[0]:+.3f} … {pair[1]:+.3f}",
     )
-    environment.filters |= {
-        "signed": lambda value: f"{value:+.3f}",
-        "number": lambda value: f"{value:.3f}",
-        "percent": lambda share: f"{100 * share:.0f} %",
-        "span": lambda pair: "–" if pair is None else f"{pair[0]:.3f} … {pair[1]:.3f}",
-        "signed_span": lambda pair: "–" if pair is None else f"{pair[0]:+.3f} … {pair[1]:+.3f}",
-    }
-    template = environment.from_string((Path(__file__).parent / "page.md.jinja").read_text(encoding="utf-8"))
     made = tables(results)
     gradients = [(t, m) for t in made for m in t["rivals"] if m != "best_of"]
     won = [(t, m) for t, m in gradients if t["rivals"][m]["held out"]["is"] == "higher"]

@@ -12,6 +12,7 @@ from adjointdpm.formats import save_png
 from adjointdpm.report import picture_sheet, to_pil
 from adjointdpm.runs import load_tensors
 from studies.stylize.design import HALVED, KEPT, METHODS, Plan, Style
+from studies.template import page_template
 
 __all__ = ["page", "percent", "write_pictures"]
 
@@ -61,8 +62,6 @@ def thumbnail(style: Style, side: int) -> Image.Image:
 
 def page(results: dict[str, Any], plan: Plan) -> str:
     """The page as Markdown: every figure in it comes from `results`."""
-    from jinja2 import Environment, StrictUndefined
-
     meter = results["meters"][0]
     styles, answers = list(plan.styles), {}
     for style in styles:
@@ -73,11 +72,7 @@ def page(results: dict[str, Any], plan: Plan) -> str:
             "kept": ours["kept"]["value"] >= KEPT,
             "ahead": all(ours["both"]["share"] > found[m]["both"]["share"] for m in RIVALS),
         }
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"percent": percent, "ranged": _ranged, "thousands": "{:,}".format}
-    template = environment.from_string((Path(__file__).parent / "page.md.jinja").read_text(encoding="utf-8"))
+    template = page_template(Path(__file__).parent, percent=percent, ranged=_ranged, thousands="{:,}".format)
     counts = {key: sum(answer[key] for answer in answers.values()) for key in ("halved", "kept", "ahead")}
     counts["reached"] = sum(answer["halved"] and answer["kept"] for answer in answers.values())
     return template.render(

@@ -10,6 +10,7 @@ from adjointdpm.tasks.table1.control import FASTEST
 from adjointdpm.tasks.table1.outcome import cell_text, headline
 from adjointdpm.tasks.table1.strips import EQUATION, SOLVER
 from adjointdpm.tasks.table1.verdict import find
+from studies.template import page_template
 
 __all__ = ["PAPER", "page"]
 
@@ -18,13 +19,8 @@ PAPER = {10: (9.50, 4.36), 20: (8.27, 2.90), 50: (5.64, 2.58)}  # FID on CIFAR-1
 
 def page(results: dict[str, Any]) -> str:
     """The page as Markdown: every figure in it comes from `results`, but for the paper's own."""
-    from jinja2 import Environment, StrictUndefined
-
     cells, config = results["cells"], results["config"]
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    template = environment.from_string((Path(__file__).parent / "page.md.jinja").read_text(encoding="utf-8"))
+    template = page_template(Path(__file__).parent)
     lines = dict.fromkeys((c["form"], c["spacing"], c["solver"]) for c in cells)
     nfes = sorted(config["nfes"])
 
