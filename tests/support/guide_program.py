@@ -23,7 +23,7 @@ from adjointdpm.tasks.team import Team
 from tests.support.tiny_pipeline import tiny_pipeline
 
 CASES: dict[str, dict[str, Any]] = {
-    "noise": {"optimise": "noise", "box": (0, 0, 8, 8)},
+    "noise": {"optimise": "noise", "box": (0, 0, 8, 8), "lr": 0.5, "plateau": 1},  # so that images go back
     "both": {"optimise": "both", "symmetry": "left-right", "size": 0.3},
 }
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from adjointdpm.errors import NonFinite
 from adjointdpm.runs import Checkpoint, GracefulStop, RunFolder, random_state, set_random_state
+from adjointdpm.tasks.plateau import Plateaus
 from adjointdpm.tasks.precision import Precision
 from adjointdpm.tasks.team import Team
 from adjointdpm.tasks.tracking import Tracker
@@ -49,7 +50,9 @@ class LoopSettings:
 
 @dataclass
 class History:
-    """One entry per step; losses are those before the step's update.  `best` are the parameters of the lowest loss."""
+    """One entry per step; losses are those before the step's update.  `best` are the parameters of the lowest loss, of
+    each image's own lowest with `Plateaus`.
+    """
 
     losses: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
@@ -85,6 +88,7 @@ def optimise(
     team: Team | None = None,
     tracker: Tracker | None = None,
     precision: Precision | None = None,
+    plateaus: Plateaus | None = None,
 ) -> History:
     """Minimise; `backward(step)` adds the gradients of one epoch to the parameters and returns its loss.
 
@@ -97,6 +101,7 @@ def optimise(
         team: the processes that share the work.
         tracker: gets loss, gradient norm and learning rate of each step, in the main process.
         precision: whose loss scale the gradients carry (`Painter.backward` puts it there); None: none.
+        plateaus: gives each image a rate of its own, on top of that of `settings`.
 
     Raises:
         NonFinite: a loss or a gradient is not finite; names the step, after saving the state before it.
@@ -106,7 +111,7 @@ def optimise(
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
     history, first = History(), 1
     if run.resumed is not None:
-        history = _restore(run.resumed, parameters, optimizer, precision)
+        history = _restore(run.resumed, parameters, optimizer, precision, plateaus)
         first = run.resumed.step + 1
     saved = first - 1
     with GracefulStop() as stop:
@@ -120,20 +125,27 @@ def optimise(
                 loss, norm = _gradient(backward, parameters, step, optimizer, team, precision)
             except NonFinite as error:
                 if saved < step - 1:
-                    run.save(_checkpoint(step - 1, parameters, optimizer, history, precision))
+                    run.save(_checkpoint(step - 1, parameters, optimizer, history, precision, plateaus))
                 run.finish("failed")
                 kept = f"the state after step {step - 1} is saved in {run.path}" if step > 1 else "no step was made"
                 raise NonFinite(
                     f"{error} (step {step} of {settings.epochs}); {kept}. "
                     "Try a smaller learning rate, or a loss that stays finite."
                 ) from error
-            if not history.losses or loss < min(history.losses):
+            if plateaus is not None:
+                better = plateaus.look(parameters)
+            else:
+                better = not history.losses or loss < min(history.losses)
+            if better:
                 history.best_step = step
-                history.best = {name: p.detach().clone() for name, p in parameters.items()}
+                history.best = {n: p.detach().clone() for n, p in (plateaus.best if plateaus else parameters).items()}
             if settings.clip_norm is not None and norm > settings.clip_norm:
                 for parameter in parameters.values():
                     _grad(parameter).mul_(settings.clip_norm / norm)
-            optimizer.step()
+            if plateaus is not None:
+                plateaus.step(parameters, optimizer)
+            else:
+                optimizer.step()
             precision.step_made()
             seconds = time.perf_counter() - began
             history.losses.append(loss)
@@ -142,7 +154,7 @@ def optimise(
             figures = {"loss": loss, "grad_norm": norm, "lr": learning_rate(settings, step)}
             run.log.write({"step": step, **figures, "seconds": round(seconds, 3)})
             if step % settings.checkpoint_every == 0 or step == settings.epochs or history.is_stale(settings.patience):
-                run.save(_checkpoint(step, parameters, optimizer, history, precision))
+                run.save(_checkpoint(step, parameters, optimizer, history, precision, plateaus))
                 saved = step
             if team.main and tracker is not None:
                 tracker.log(step, figures)
@@ -151,7 +163,7 @@ def optimise(
             # asked last, so a signal at any time finds its step saved
             if team.agree(stop.requested) and step < settings.epochs:
                 if saved < step:
-                    run.save(_checkpoint(step, parameters, optimizer, history, precision))
+                    run.save(_checkpoint(step, parameters, optimizer, history, precision, plateaus))
                 run.finish("interrupted")
                 raise stop.interruption(
                     f"interrupted after step {step} of {settings.epochs}; saved in {run.path}: run it again to go on"
@@ -205,6 +217,7 @@ def _checkpoint(
     optimizer: torch.optim.Optimizer,
     history: History,
     precision: Precision,
+    plateaus: Plateaus | None,
 ) -> Checkpoint:
     state = {
         "parameters": {name: p.detach() for name, p in parameters.items()},
@@ -213,11 +226,17 @@ def _checkpoint(
         "random": random_state(),
         "precision": precision.state(),
     }
+    if plateaus is not None:
+        state["plateaus"] = plateaus.state()
     return Checkpoint(step, state)
 
 
 def _restore(
-    checkpoint: Checkpoint, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, precision: Precision
+    checkpoint: Checkpoint,
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    plateaus: Plateaus | None,
 ) -> History:
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -226,4 +245,6 @@ def _restore(
     set_random_state(checkpoint.state["random"])
     if "precision" in checkpoint.state:
         precision.restore(checkpoint.state["precision"])
+    if plateaus is not None:
+        plateaus.restore(checkpoint.state["plateaus"], parameters)
     return History(**checkpoint.state["history"])

@@ -14,7 +14,7 @@ from adjointdpm.tasks.guide.config import GuideConfig
 from adjointdpm.tasks.guide.run import guide_images
 from tests.support.tiny_pipeline import tiny_pipeline
 config = GuideConfig(out=sys.argv[1], prompts=("cat", "red apple"), seeds=(0,), box=(0, 0, 8, 8), symmetry="left-right",
-                     updates=9, steps=2, checkpoint_every=1, candidates=2)
+                     updates=9, steps=2, checkpoint_every=1, candidates=2, lr=0.5, plateau=1)
 guide_images(config, differentiable(tiny_pipeline()), on_step=lambda step, *_: print(step, flush=True))
 """
 

@@ -163,7 +163,18 @@ def guide(
     ] = None,
     lr_schedule: Annotated[
         str | None,
-        typer.Option("--lr-schedule", help="constant, linear, cosine (default: cosine).", rich_help_panel=HOW),
+        typer.Option(
+            "--lr-schedule", help="constant, linear, cosine, plateau (default: plateau).", rich_help_panel=HOW
+        ),
+    ] = None,
+    plateau: Annotated[
+        int | None,
+        typer.Option(
+            "--plateau",
+            min=1,
+            help="Updates without a better loss after which an image's rate is halved (default: 8).",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     shell: Annotated[
         bool | None,
@@ -216,7 +227,7 @@ def guide(
         "weights": opt.key_values(weight), "optimise": optimise, "candidates": candidates, "starts": starts,
         "phrases": phrases, "blend": blend,
         "move_noise": move_noise, "updates": updates,
-        "lr": lr, "embedding_lr": embedding_lr, "lr_schedule": lr_schedule, "shell": shell,
+        "lr": lr, "embedding_lr": embedding_lr, "lr_schedule": lr_schedule, "plateau": plateau, "shell": shell,
         "typicality": typicality, "patience": patience, "negative_prompt": negative, "steps": steps,
         "guidance_scale": guidance, "batch_size": batch, "checkpoint_every": checkpoint_every,
         "mixed_precision": mixed_precision, "tracker": tracker,

@@ -81,7 +81,10 @@ class GuideConfig(TaskConfig):
     updates: int = Field(default=50, ge=1, description="AdamW steps.")
     lr: Positive = Field(default=0.05, description="Learning rate of the noise.")
     embedding_lr: Positive = Field(default=0.02, description="Learning rate of the embedding.")
-    lr_schedule: Schedule = "cosine"
+    lr_schedule: Schedule | Literal["plateau"] = Field(
+        default="plateau", description="Fall of the rate; plateau: halved for each image that gets no better for long."
+    )
+    plateau: int = Field(default=8, ge=1, description="Updates without a better loss after which that happens.")
     shell: bool = Field(default=True, description="Keep each noise at the length that it was drawn with.")
     typicality: NotNegative = Field(default=0.05, description="Weight of the penalty on untypical noise.")
     patience: int | None = Field(default=None, ge=1, description="Stop after so many steps without a better loss.")
@@ -174,7 +177,8 @@ class GuideConfig(TaskConfig):
         return red / 255, green / 255, blue / 255
 
     def loop_settings(self) -> LoopSettings:
-        return LoopSettings(self.updates, self.lr, self.lr_schedule, 0.0, self.checkpoint_every, patience=self.patience)
+        schedule = "constant" if self.lr_schedule == "plateau" else self.lr_schedule
+        return LoopSettings(self.updates, self.lr, schedule, 0.0, self.checkpoint_every, patience=self.patience)
 
     @property
     def title(self) -> str:

@@ -52,6 +52,7 @@ class Objective:
         self.drawn = drawn.to(self.embeds.device, number)
         self.allowed = deviance(self.drawn).clamp_min(TYPICAL)  # no less typical than it began
         self.parameters: dict[str, nn.Parameter] = {}
+        self._last: list[float] = []  # losses of this process's images at the last gradient
         if config.optimise in ("noise", "both"):
             self.parameters["noise"] = nn.Parameter(self.drawn.clone())
         if config.optimise in ("embedding", "both"):
@@ -112,12 +113,18 @@ class Objective:
 
     def backward(self, step: int) -> float:
         """Add the gradient of this process's images to the parameters; returns their loss."""
-        total = 0.0
+        total, self._last = 0.0, []
         for cases in self._parts():
-            loss = check_value(self.losses(self.parameters, cases).sum(), step)
+            losses = self.losses(self.parameters, cases)
+            loss = check_value(losses.sum(), step)
             self.painter.backward(loss)
             total += float(loss.detach())
+            self._last += losses.detach().tolist()
         return total
+
+    def last_losses(self) -> Tensor:
+        """The losses of all images at the last `backward`, (N,)."""
+        return torch.tensor(self.team.gather(self._last), dtype=torch.float64)
 
     def values(self, values: Values) -> Tensor:
         """The losses of all images with other values of the parameters, (N,), without a gradient."""

@@ -1,7 +1,8 @@
 """`guide_images(config, generator)`: min over x_T (and the embedding) of the terms of Φ(x_T, c), saved and reported.
 
 All images are optimised side by side, each by its own gradient, exact through every sampling step and the decoder.
-What is kept of each is the best of three: where the optimisation ended, its state of the lowest loss, and its start.
+Each has a learning rate of its own (`tasks/plateau.py`).  What is kept of each is the best of three: where the
+optimisation ended, its state of the lowest loss, and its start.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from adjointdpm.tasks.guide.terms import COLLAGE, Seen, Term, build_terms, colla
 from adjointdpm.tasks.guide.trial import check_terms
 from adjointdpm.tasks.loop import History, optimise
 from adjointdpm.tasks.painter import Painted, Painter
+from adjointdpm.tasks.plateau import Plateaus
 from adjointdpm.tasks.team import Team
 from adjointdpm.tasks.tracking import open_tracker
 
@@ -73,9 +75,10 @@ def guide_images(
             if on_step is not None:
                 on_step(step, steps, loss)
 
+        plateaus = Plateaus(objective.last_losses, config.plateau) if config.lr_schedule == "plateau" else None
         history = optimise(
             run, objective.parameters, objective.backward, config.loop_settings(), stepped,
-            team=team, tracker=tracker, precision=painter.precision,
+            team=team, tracker=tracker, precision=painter.precision, plateaus=plateaus,
         )  # fmt: skip
         tracker.close()
         values, chosen = _best(objective, history, len(config.cases))
