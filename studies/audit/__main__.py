@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def launch(processes: int) -> None:
 
 def run(study: Study) -> dict[str, Any]:
     """All cases, with a progress bar; the results as they are stored."""
-    console, figures, began = Console(quiet=not study.team.main), {}, time.perf_counter()
+    console, figures = Console(quiet=not study.team.main), {}
     with Progress(console=console) as bars:
         whole = bars.add_task("cases", total=len(study.plan.cases))
         for case in study.plan.cases:
@@ -93,7 +92,6 @@ def run(study: Study) -> dict[str, Any]:
         "iterations": study.plan.iterations,
         "processes": study.team.size,
         "seconds": round(sum(f.get("seconds", 0.0) for f in figures.values()), 1),
-        "elapsed": round(time.perf_counter() - began, 1),
         "environment": environment(),
         "model": fingerprint(study.generator.pipe),
         "cases": figures,

@@ -10,7 +10,7 @@ from adjointdpm.formats import save_png
 from adjointdpm.report import picture_sheet
 from adjointdpm.runs import atomic_write
 from adjointdpm.tasks.audit.chart import METHOD_NAMES, calls_chart, tau_chart
-from studies.audit.design import CASES, Case
+from studies.audit.design import CASES, TESTED, Case
 from studies.template import page_template
 
 CHARTS = {"embedded": "audit_embedded", "food": "audit_food"}
@@ -54,16 +54,16 @@ def page(results: Mapping[str, Any]) -> str:
     template = page_template(Path(__file__).parent, percent=percent, rate=rate, p=p_value)
     cases: dict[str, Case] = {case.name: case for case in CASES}
     main = results["cases"]["embedded"]
-    tests = {name: at(main, name, results["tau"])["against_exact"] for name in RIVALS if name in main["methods"]}
-    met = {name: test["p"] < results["level"] and test["exact_only"] > test["this_only"]
-           for name, test in tests.items()}  # fmt: skip
+    tested = [(results["cases"][case], name) for case in TESTED for name in RIVALS
+              if name in results["cases"].get(case, {}).get("methods", {})]  # fmt: skip
+    tests = [(case, name, at(case, name, results["tau"])["against_exact"]) for case, name in tested]
     return template.render(
         r=results,
         cases=cases,
         main=main,
         names=METHOD_NAMES,
         tests=tests,
-        met=met,
+        met=lambda test: test["p"] < results["level"] and test["exact_only"] > test["this_only"],
         at=lambda case, method: at(case, method, results["tau"]),
         hardened=[(cases[name], results["cases"][name]) for name in ("harden_classifier", "harden_filter")
                   if results["cases"].get(name, {}).get("hardening")],
