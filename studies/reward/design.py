@@ -93,7 +93,10 @@ GOALS = (
 # Vocabulary expansion: rows of text that make the classifier see a class which the prompt's words miss.
 CLASSES = ("3d whale", "flat apple", "shaded croissant", "3d bus", "flat chicken", "shaded soccer")
 EMBEDDING_GROUNDS, EMBEDDING_TEST = ("white", "blue", "yellow", "gray"), ("green", "pink", "orange", "purple")
-EMBEDDING_SEEDS, EMBEDDING_TEST_SEEDS, EMBEDDING_EPOCHS, EMBEDDING_ROWS = (11,), (601, 602, 603), 25, 8
+EMBEDDING_SEEDS, EMBEDDING_TEST_SEEDS, EMBEDDING_ROWS = (11,), (601, 602, 603), 8
+# Chosen on "shaded panda" and "flat flamingo" (of 24 test images recognised): rate 0.05, the task's own then, 25 steps
+# is too little (the classes below stayed at 0 of 72); 0.1 with 40 steps 12; 0.2 with 25 steps 14, with 40 steps 11.
+EMBEDDING_RATE, EMBEDDING_EPOCHS = 0.2, 25
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from adjointdpm.report import bar_chart, picture_sheet, to_pil
 from adjointdpm.runs import atomic_write
 from adjointdpm.tasks.reward.scores import Change
 from adjointdpm.zoo.measure import wilson
-from studies.reward.design import CLASSES, METHODS, TITLES
+from studies.reward import design
+from studies.reward.design import METHODS, TITLES
 from studies.reward.figures import against, compare, summary
 from studies.reward.runner import Study, key_of
 from studies.template import page_template
@@ -47,8 +48,7 @@ def tables(results: dict[str, Any]) -> list[dict[str, Any]]:
 def vocabulary(results: dict[str, Any]) -> dict[str, Any]:
     """Recognised with the words alone and with the learnt rows: by class, together, and the paired change."""
     rows = [
-        {"class": c["class"], "words": sum(c["words"]), "learnt": sum(c["learnt"]), "n": len(c["words"]),
-         "seconds": c["seconds"]}
+        {"class": c["class"], "words": sum(c["words"]), "learnt": sum(c["learnt"]), "n": len(c["words"])}
         for c in results["classes"]
     ]  # fmt: skip
     n = sum(row["n"] for row in rows)
@@ -125,5 +125,5 @@ def page(results: dict[str, Any]) -> str:
     return template.render(
         r=results, broken=broken, still_seen=STILL_SEEN, tables=made,
         titles=TITLES, parts=PARTS, won=won, lost=lost, gradients=gradients, hacked=hacked,
-        vocabulary=vocabulary(results), classes=CLASSES,
+        vocabulary=vocabulary(results), design=design,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from adjointdpm.tasks.reward.recognition import Recognised, named_in
 from adjointdpm.tasks.reward.subjects import subject_of
 from studies.reward.design import (
     EMBEDDING_GROUNDS,
+    EMBEDDING_RATE,
     EMBEDDING_ROWS,
     EMBEDDING_SEEDS,
     EMBEDDING_TEST,
@@ -35,8 +36,8 @@ def learn_class(
     config = RewardConfig(
         out=folder, optimise="embedding", rewards=(f"classifier={what}",), held_out=f"judge={what}",
         prompts=tuple(f"{what} on {ground} background" for ground in EMBEDDING_GROUNDS), seeds=EMBEDDING_SEEDS,
-        unseen_prompts=(), rows=EMBEDDING_ROWS, steps=plan.steps, guidance_scale=GUIDANCE, epochs=plan.epochs,
-        noises="fresh", batch_size=12,
+        unseen_prompts=(), rows=EMBEDDING_ROWS, lr=EMBEDDING_RATE, steps=plan.steps, guidance_scale=GUIDANCE,
+        epochs=plan.epochs, noises="fresh", batch_size=12,
     )  # fmt: skip
     result = maximise_reward(config, generator, on_step=on_step)
     items = [Item(0, f"{what} on {g} background", s) for g in EMBEDDING_TEST for s in EMBEDDING_TEST_SEEDS]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,9 +14,34 @@ from torch import Tensor
 
 from adjointdpm.errors import InputWarning, InvalidInput
 
-__all__ = ["MAX_PIXELS", "parts", "read_image", "tensors_of"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["open_picture", "parts", "read_image", "tensors_of"]
 
 MAX_PIXELS = 50_000_000
+
+
+@contextmanager
+def open_picture(path: Path, what: str) -> Iterator[Image]:
+    """The picture in a file, of which nothing is decoded yet.
+
+    Raises `InvalidInput` naming the file and `what` it should be, also for damage that only decoding shows: missing, no
+    image, cut short or larger than 50 megapixels.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise InvalidInput(
+                    f"the {what} {path} has {picture.width} x {picture.height} pixels; at most 50 megapixels are read"
+                )
+            yield picture
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(f"the {what} {path} cannot be read: {error}") from error
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Tensor:
@@ -24,20 +50,11 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
     Warns where it converts: transparency onto white, other modes to RGB, another size by resampling.  Raises
     `InvalidInput` naming the file if it is missing, no image, cut short or larger than 50 megapixels.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise InvalidInput(
-                    f"{path} has {opened.width} x {opened.height} pixels; at most 50 megapixels are read"
-                )
-            picture = ImageOps.exif_transpose(opened)
-            picture.load()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(f"the target image {path} cannot be read: {error}") from error
+    with open_picture(path, "target image") as opened:
+        picture = ImageOps.exif_transpose(opened)
+        picture.load()
     if picture.mode != "RGB":
         warnings.warn(f"{path} has mode {picture.mode}; converted to RGB, transparency on white", InputWarning, 4)
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:

@@ -176,7 +176,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_too_large_an_image_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("adjointdpm.tasks.stylize.style_image.MAX_PIXELS", 500)
+    monkeypatch.setattr("adjointdpm.tasks.images.MAX_PIXELS", 500)
     pattern().save(tmp_path / "large.png")
     with pytest.raises(InvalidInput, match="40 x 24 pixels; at most"):
         open_style(tmp_path / "large.png")

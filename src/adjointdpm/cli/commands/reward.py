@@ -154,7 +154,7 @@ def reward(
         typer.Option(
             "--lr",
             callback=opt.finite,
-            help="Learning rate (default: 0.03 noise, 0.05 rows, 0.02 token, 0.0003 weights).",
+            help="Learning rate (default: 0.03 noise, 0.1 rows, 0.02 token, 0.0003 weights).",
         ),
     ] = None,
     lr_schedule: Annotated[

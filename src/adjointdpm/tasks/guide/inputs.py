@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
-from adjointdpm.tasks.images import MAX_PIXELS, read_image
+from adjointdpm.tasks.images import open_picture, read_image
 
 __all__ = ["check_box", "picture_size", "read_mask", "read_reference", "read_sketch", "read_small"]
 
@@ -27,23 +27,14 @@ def picture_size(path: Path, what: str) -> tuple[int, int]:
 
     Raises `InvalidInput` naming the file and `what` it should be: missing, no picture, animated or too large.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
-    try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise InvalidInput(
-                    f"the {what} {path} has {opened.width} x {opened.height} pixels; at most 50 megapixels are read"
-                )
-            frames = getattr(opened, "n_frames", 1)
-            if frames > 1:
-                raise InvalidInput(f"the {what} {path} is animated ({frames} frames); give one of them as a PNG")
-            upright = ImageOps.exif_transpose(opened)
-            return upright.height, upright.width
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(f"the {what} {path} cannot be read: {error}") from error
+    with open_picture(path, what) as opened:
+        frames = getattr(opened, "n_frames", 1)
+        if frames > 1:
+            raise InvalidInput(f"the {what} {path} is animated ({frames} frames); give one of them as a PNG")
+        upright = ImageOps.exif_transpose(opened)
+        return upright.height, upright.width
 
 
 def _check_size(path: Path, what: str, size: tuple[int, int]) -> None:
@@ -76,10 +67,10 @@ def read_mask(path: Path, size: tuple[int, int], what: str = "mask") -> Tensor:
 
     Raises `InvalidInput` for gray pixels, transparency, and a mask that is black or white all over.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     _check_size(path, what, size)
-    with Image.open(path) as opened:
+    with open_picture(path, what) as opened:
         if opened.mode not in PLAIN_MODES or "transparency" in opened.info:
             raise InvalidInput(
                 f"the {what} {path} has mode {opened.mode}"

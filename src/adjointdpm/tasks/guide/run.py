@@ -125,9 +125,11 @@ def _start(
         with torch.no_grad():
             return weigh(terms, Seen(images, saliency(images), prompts, range(len(prompts))))
 
-    size = (height, width)
-    place, guess = _place(config, painter, saliency, size), guess_of(config, painter, saliency, size)
-    start = known or choose(config, painter, team, plain, place, guess, losses)
+    start = known
+    if start is None:
+        size = (height, width)
+        place, guess = _place(config, painter, saliency, size), guess_of(config, painter, saliency, size)
+        start = choose(config, painter, team, plain, place, guess, losses)
     terms = terms + collage_term(config, start.unmoved, saliency)
     check_terms(terms, Seen(plain.image[:1], saliency(plain.image[:1]), prompts[:1], [0]), saliency)
     return start, terms

@@ -21,7 +21,7 @@ PLAIN_NOUNS = ("cat", "rocket", "mushroom", "house")
 UNSEEN_NOUNS = ("apple", "guitar", "penguin", "rose")
 #: Steps of the optimiser, learning rate and weight of `typicality`, by what is optimised.
 EPOCHS = {"noise": 30, "embedding": 40, "weights": 60}
-RATES = {"noise": 0.03, "embedding": 0.05, "token": 0.02, "weights": 3e-4}
+RATES = {"noise": 0.03, "embedding": 0.1, "token": 0.02, "weights": 3e-4}
 #: Defaults of TRL's AlignPropConfig (version 0.9 to its removal), which also drew noise between the steps.
 ALIGNPROP: Mapping[str, Any] = {
     "optimise": "weights",
@@ -95,7 +95,7 @@ class RewardConfig(TaskConfig):
     epochs: int | None = Field(default=None, ge=1, description="AdamW steps; 30 (noise), 40 (embedding), 60 (weights).")
     pairs_per_step: int | None = Field(default=None, ge=1, description="Pairs in each step, in turn; None: all.")
     lr: Positive | None = Field(
-        default=None, description="Learning rate; 0.03 (noise), 0.05 (rows), 0.02 (token), 0.0003 (weights)."
+        default=None, description="Learning rate; 0.03 (noise), 0.1 (rows), 0.02 (token), 0.0003 (weights)."
     )
     lr_schedule: Schedule = "linear"
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from adjointdpm.errors import InputWarning, InvalidInput
-from adjointdpm.tasks.images import MAX_PIXELS, tensors_of
+from adjointdpm.tasks.images import open_picture, tensors_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["open_style", "style_tensor"]
 
 SMALLEST, LONGEST = 16, 4.0  # pixels of the shorter side; sides of 1 : 4 at most
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises for damaged files
 
 
 def open_style(path: Path) -> Image:
@@ -61,24 +60,14 @@ def _say(message: str) -> None:
 
 
 def _opened(path: Path) -> Image:
-    from PIL import Image as images
     from PIL import ImageOps
 
     if not path.is_file():
         raise InvalidInput(f"there is no style image {path}" if not path.is_dir() else f"{path} is a folder, no image")
-    try:
-        with images.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise InvalidInput(
-                    f"{path} has {opened.width} x {opened.height} pixels; at most 50 megapixels are read"
-                )
-            frames = getattr(opened, "n_frames", 1)
-            opened.load()
-            picture: Image = ImageOps.exif_transpose(opened)
-    except (*UNREADABLE, images.DecompressionBombError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(f"the style image {path} cannot be read: {error}") from error
+    with open_picture(path, "style image") as opened:
+        frames = getattr(opened, "n_frames", 1)
+        opened.load()
+        picture: Image = ImageOps.exif_transpose(opened)
     if frames > 1:
         _say(f"{path} has {frames} frames: the first one is taken")
     return picture
