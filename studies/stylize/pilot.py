@@ -73,6 +73,8 @@ OURS: tuple[Settings, ...] = (
     {"epochs": 10, "weights": "all", "lr": 6e-4, "content_weight": 5.0, **DEEP},
     {"epochs": 10, "weights": "lora", "lr": 1e-2, "content_weight": 5.0, **DEEP},
     {"epochs": 12, "weights": "all", "lr": 1e-3, "content_weight": 10.0, **DEEP},
+    {"epochs": 20, "weights": "all", "lr": 3e-4, "content_weight": 5.0, **DEEP},
+    {"epochs": 16, "weights": "lora", "lr": 6e-3, "content_weight": 1.0, **DEEP},
 )
 OURS_SECOND: tuple[Settings, ...] = ({"epochs": 10, "weights": "all", "lr": 6e-4, "content_weight": 2.0, **DEEP},)
 RIVALS: dict[str, tuple[float, ...]] = {
