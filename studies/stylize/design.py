@@ -85,11 +85,11 @@ class Plan:
     test_seeds: tuple[int, ...] = TEST_SEEDS
     other_seeds: tuple[int, ...] = OTHER_SEEDS
     steps: int = STEPS
-    epochs: int = 12
+    epochs: int = 10
     batch: int = 20  # images painted at once
     token_rate: float = 0.02
     dreambooth_rate: float = 1e-4
-    pixel_rate: float = 0.02
+    pixel_rate: float = 0.01
     changes: tuple[tuple[str, Any], ...] = ()  # of the settings of `stylize` below
 
     def sets(self) -> dict[str, list[tuple[str, int]]]:
@@ -117,7 +117,7 @@ class Plan:
 TRAINING: dict[str, Any] = {
     "weights": "all",
     "lr": 6e-4,
-    "content_weight": 4.5,
+    "content_weight": 5.0,
     "content_features": "classifier",  # the judge that says what is recognised is another network
     "content_layers": (-1,),
     "pairs_per_step": 4,
