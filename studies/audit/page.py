@@ -54,9 +54,11 @@ def page(results: Mapping[str, Any]) -> str:
     template = page_template(Path(__file__).parent, percent=percent, rate=rate, p=p_value)
     cases: dict[str, Case] = {case.name: case for case in CASES}
     main = results["cases"]["embedded"]
-    tested = [(results["cases"][case], name) for case in TESTED for name in RIVALS
-              if name in results["cases"].get(case, {}).get("methods", {})]  # fmt: skip
-    tests = [(case, name, at(case, name, results["tau"])["against_exact"]) for case, name in tested]
+    tests = []
+    for name, tau in TESTED:
+        case = results["cases"].get(name, {"methods": {}})
+        for method in (m for m in RIVALS if m in case["methods"]):
+            tests.append((case, tau, method, at(case, "exact", tau), at(case, method, tau)))
     return template.render(
         r=results,
         cases=cases,
@@ -64,7 +66,6 @@ def page(results: Mapping[str, Any]) -> str:
         names=METHOD_NAMES,
         tests=tests,
         met=lambda test: test["p"] < results["level"] and test["exact_only"] > test["this_only"],
-        at=lambda case, method: at(case, method, results["tau"]),
         hardened=[(cases[name], results["cases"][name]) for name in ("harden_classifier", "harden_filter")
                   if results["cases"].get(name, {}).get("hardening")],
         plain=[(cases[name], results["cases"][name]) for name in cases

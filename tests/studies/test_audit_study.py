@@ -23,11 +23,14 @@ def test_the_design_is_what_was_asked():
     assert {"best_of_n", "one_step", "random"} <= set(case.baselines)
     assert "adjoint" in next(c for c in design.CASES if c.name == "ode").baselines
     assert {c.name for c in design.CASES} == {
-        "embedded", "again", "ode", "efficientnet", "robust", "food", "harden_classifier", "harden_filter"
+        "embedded", "again", "larger", "ode", "efficientnet", "robust", "food", "harden_classifier", "harden_filter"
     }  # fmt: skip
     again = next(c for c in design.CASES if c.name == "again")
     assert again.words == case.words and again.taus == (design.TAU,)
-    assert dict(again.changes)["seed"] >= len(case.words) * case.noises  # noises that (a) does not have
+    larger = next(c for c in design.CASES if c.name == "larger")
+    seeds = [range(start := dict(c.changes).get("seed", 0), start + len(c.words) * c.noises)
+             for c in (case, again, larger)]  # fmt: skip
+    assert not any(set(a) & set(b) for a, b in ((seeds[0], seeds[1]), (seeds[0], seeds[2]), (seeds[1], seeds[2])))
     assert all(word in NAMES for c in design.CASES for word in c.words)
     assert all(NAMES[word] == "food" for word in design.FOODS)
     assert not {NAMES[word] for word in design.CONTROLS} & {"food"}

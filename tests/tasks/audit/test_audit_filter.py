@@ -166,5 +166,15 @@ def test_hardening_writes_weights_and_rates_only(gen, settings, food, judged):
     assert all(torch.equal(before[k], v) for k, v in network.module.state_dict().items())
     names = {path.name for path in result.folder.rglob("*") if path.is_file()}
     assert "hardened.safetensors" in names and not any(name.endswith(".png") for name in names)
-    assert set(load_checkpoint(result.folder).state["hardening"]) == {"before", "images", "trained"}
+    state = load_checkpoint(result.folder).state["hardening"]
+    assert set(state) == {"before", "images", "trained", "after", "control_kept"}
     assert "After hardening" in result.report_path.read_text()
+
+
+def test_a_finished_run_is_not_hardened_again(gen, settings, food, judged, monkeypatch):
+    changes = {"harden": True, "control_prompts": ("dog", "star"), "harden_steps": 2, "harden_rounds": 1,
+               "held_out_noises": 1, "baselines": ()}  # fmt: skip
+    first = run_audit(settings(**FILTER, **changes), gen, network=food(margin=0.02), judge=judged)
+    monkeypatch.delattr("adjointdpm.tasks.audit.harden.search_all")
+    again = run_audit(settings(**FILTER, **changes), gen, network=food(margin=0.02), judge=judged)
+    assert again.results["hardening"] == first.results["hardening"]

@@ -64,27 +64,35 @@ class Hardening:
                 self.say("before hardening")
                 state["before"] = self._audit()
                 save()
-            controls = self._controls()
-            if not state.get("trained"):
-                state["images"] = self._train(chosen, known, controls[0])
-                if self.team.main:
-                    save_tensors(self.file, dict(self.module.state_dict()))
-                state["trained"] = True
-                save()
-            else:
-                tensors, _ = load_tensors(self.file)
-                self.module.load_state_dict(tensors)
-            self.say("after hardening")
-            after = self._audit()
-            kept = Rate(sum(a == b for a, b in zip(controls[1][1], self._verdicts(controls[1][0]), strict=True)),
-                        len(controls[1][1]))  # fmt: skip
+            if "after" not in state:
+                self._harden(chosen, known, state, save)
         return {
             "before": state["before"],
-            "after": after,
-            "control_kept": kept.as_dict(),
+            "after": state["after"],
+            "control_kept": state["control_kept"],
             "images": state["images"],
             "weights": HARDENED_FILE,
         }
+
+    def _harden(
+        self, chosen: Sequence[CleanSample], known: dict[int, Found], state: dict[str, Any], save: Callable[[], None]
+    ) -> None:
+        """Train, or take up the weights that were trained, and audit again."""
+        controls = self._controls()
+        if not state.get("trained"):
+            state["images"] = self._train(chosen, known, controls[0])
+            if self.team.main:
+                save_tensors(self.file, dict(self.module.state_dict()))
+            state["trained"] = True
+            save()
+        else:
+            tensors, _ = load_tensors(self.file)
+            self.module.load_state_dict(tensors)
+        self.say("after hardening")
+        after, (images, verdicts) = self._audit(), controls[1]
+        kept = Rate(sum(a == b for a, b in zip(verdicts, self._verdicts(images), strict=True)), len(verdicts))
+        state["control_kept"], state["after"] = kept.as_dict(), after
+        save()
 
     def _audit(self) -> dict[str, Any]:
         """Exact gradients against the network as it is, on the held-out noises."""
