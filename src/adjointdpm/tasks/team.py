@@ -10,6 +10,7 @@ on chance must depend on the step and the item, not on the process.  Only the ma
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -121,6 +122,12 @@ def _meet() -> None:
     PartialState(cpu=on_cpu)
     if not dist.is_initialized():
         dist.init_process_group("gloo")
+    atexit.register(_part)  # gloo's threads abort a process that ends while they run
+
+
+def _part() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _buckets(parameters: list[Tensor]) -> list[list[Tensor]]:
