@@ -68,7 +68,7 @@ def test_a_checkpoint_holds_what_the_next_step_needs() -> None:
     valleys = Valleys([1.0, 0.2], start=3.3)
     plateaus = valleys.descend(7, patience=2)
     copy = Plateaus(valleys.losses, 2)
-    copy.restore(plateaus.state(), valleys.parameters)
+    copy.restore(plateaus.state(), plateaus.best, valleys.parameters)
     for name in ("lowest", "since", "rates"):
         assert torch.equal(getattr(copy, name), getattr(plateaus, name))
     assert torch.equal(copy.best["x"], plateaus.best["x"])

@@ -133,12 +133,11 @@ def optimise(
                     "Try a smaller learning rate, or a loss that stays finite."
                 ) from error
             if plateaus is not None:
-                better = plateaus.look(parameters)
-            else:
-                better = not history.losses or loss < min(history.losses)
-            if better:
+                if plateaus.look(parameters):
+                    history.best_step, history.best = step, plateaus.best
+            elif not history.losses or loss < min(history.losses):
                 history.best_step = step
-                history.best = {n: p.detach().clone() for n, p in (plateaus.best if plateaus else parameters).items()}
+                history.best = {name: p.detach().clone() for name, p in parameters.items()}
             if settings.clip_norm is not None and norm > settings.clip_norm:
                 for parameter in parameters.values():
                     _grad(parameter).mul_(settings.clip_norm / norm)
@@ -245,6 +244,7 @@ def _restore(
     set_random_state(checkpoint.state["random"])
     if "precision" in checkpoint.state:
         precision.restore(checkpoint.state["precision"])
+    history = History(**checkpoint.state["history"])
     if plateaus is not None:
-        plateaus.restore(checkpoint.state["plateaus"], parameters)
-    return History(**checkpoint.state["history"])
+        plateaus.restore(checkpoint.state["plateaus"], history.best, parameters)
+    return history

@@ -73,9 +73,9 @@ class Plateaus:
             parameter.copy_(before[name] + rates * (parameter - before[name]))
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"best": self.best, "lowest": self.lowest, "since": self.since, "rates": self.rates}
+        """For a checkpoint, beside `best`."""
+        return {"lowest": self.lowest, "since": self.since, "rates": self.rates}
 
-    def restore(self, state: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
-        self.best = {name: value.to(parameters[name]) for name, value in state["best"].items()}
+    def restore(self, state: Mapping[str, Any], best: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+        self.best = {name: value.to(parameters[name]) for name, value in best.items()}
         self.lowest, self.since, self.rates = (state[name] for name in ("lowest", "since", "rates"))
