@@ -24,6 +24,7 @@ from studies.stylize.page import page, write_pictures
 from studies.stylize.runner import Study, run_style
 
 ROOT = Path(__file__).parents[2]
+DATA, TEXT, IMAGES = ROOT / "studies/stylize/results.json", ROOT / "docs/stylize.md", ROOT / "docs/img"
 
 
 def main() -> None:
@@ -31,12 +32,16 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tiny", action="store_true", help="one style, two steps; docs are not touched")
     size.add_argument("--full", action="store_true", help="the paper's 10 x 10 pairs, more test images")
-    parser.add_argument("--page", action="store_true", help="only write page and pictures of what was run")
+    parser.add_argument("--page", action="store_true", help="write the page from the committed data")
     parser.add_argument(
         "--work", type=Path, default=ROOT / "out" / "stylize", help="folder for runs (resumed if there)"
     )
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    if options.page:
+        results = json.loads(DATA.read_text(encoding="utf-8"))
+        atomic_write(TEXT, page(results, design.full_plan() if results["full"] else Plan()))
+        return
     torch.set_num_threads(options.threads)
     plan = design.tiny_plan() if options.tiny else design.full_plan() if options.full else Plan()
     generator = ad.differentiable(zoo.emoji(), memory="4GB")
@@ -49,18 +54,15 @@ def main() -> None:
         zoo.judge(),
         options.work / f"{model['denoiser']}-{digest(plan)}",
     )
-    if options.tiny:
-        data, images, text = study.folder / "results.json", study.folder / "img", study.folder / "stylize.md"
-    else:
-        data, images, text = ROOT / "studies/stylize/results.json", ROOT / "docs/img", ROOT / "docs/stylize.md"
-    if options.page:
-        results = json.loads(data.read_text(encoding="utf-8"))
-    else:
-        results = run(study, model)
-        atomic_write(data, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        results = json.loads(json.dumps(results))
+    results = run(study, model) | {"full": options.full}
+    data, text, images = (
+        (study.folder / "results.json", study.folder / "stylize.md", study.folder / "img")
+        if options.tiny
+        else (DATA, TEXT, IMAGES)
+    )
+    atomic_write(data, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     write_pictures(study.folder, images, plan)
-    atomic_write(text, page(results, plan))
+    atomic_write(text, page(json.loads(json.dumps(results)), plan))
     print(f"{data}\n{text}")
 
 
