@@ -118,3 +118,21 @@ def test_pooled_text_of_sdxl_gets_a_gradient() -> None:
             seed=0, num_inference_steps=2, guidance_scale=3.0, **call
         ).image_unclamped.sum().backward()
         assert all(float(tensor.grad.norm()) > 0 for tensor in call.values())
+
+
+@pytest.mark.parametrize("road", [{}, {"solver": "euler"}], ids=["pipeline", "ode"])
+@pytest.mark.parametrize("make", [tiny.stable_diffusion, tiny.stable_diffusion_xl])
+def test_float16_with_an_autoencoder_that_is_said_to_overflow(make: Callable[[], Any], road: Arguments) -> None:
+    """`force_upcast` is the default: SDXL decodes in float32 and casts back, Stable Diffusion does not."""
+    pipe = make()
+    gradients = []
+    for dtype in (torch.float32, torch.float16):
+        assert pipe.to(dtype).vae.config.force_upcast
+        latents = leaf(1, 4, 8, 8)
+        out = ad.differentiable(pipe, wrt="x_T", **road)(
+            "a red apple", latents=latents.to(dtype), num_inference_steps=2
+        )
+        (1000 * out.image_unclamped.float()).mean().backward()
+        gradients.append(latents.grad)
+    assert pipe.vae.dtype == torch.float16
+    assert float(torch.cosine_similarity(*(g.flatten() for g in gradients), dim=0)) > 0.99

@@ -286,6 +286,21 @@ def test_upcast_during_the_call_and_undone() -> None:
     assert all(p.dtype == torch.float16 for p in net.parameters())
 
 
+@pytest.mark.parametrize("keep", ["none", "last"])
+def test_a_convolution_that_was_cast_back_is_differentiated_in_the_dtype_of_its_call(keep: str) -> None:
+    """Its graph holds the weight itself, not a copy: what SDXL's autoencoder meets after decoding."""
+    net, z = nn.Conv2d(2, 2, 3, padding=1).half().requires_grad_(False), torch.randn(1, 2, 5, 5, requires_grad=True)
+    with ad.replay(net, keep=keep):
+        net.float()
+        loss = net(z.sin()).square().sum()
+        net.half()
+    (got,) = torch.autograd.grad(loss, [z])
+    assert net.weight.dtype == torch.float16
+    net.float()
+    (want,) = torch.autograd.grad(net(z.sin()).square().sum(), [z])
+    assert torch.equal(got, want)
+
+
 def test_offloaded_weights_are_on_the_meta_device_between_calls() -> None:
     accelerate = pytest.importorskip("accelerate")
     net, z = Field().requires_grad_(False), state()

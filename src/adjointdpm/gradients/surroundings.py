@@ -44,7 +44,7 @@ class Surroundings:
     def in_force(self) -> Iterator[None]:
         """The network as it was; how it is now comes back afterwards."""
         now = [(p, p.requires_grad) for p, _ in self._trains]
-        with self._snapshot.in_force(), self._watch.in_force(self._mark, {}, self._snapshot), self._ambient.in_force():
+        with self._snapshot.in_force(), self._watch.as_called(self._mark), self._ambient.in_force():
             try:
                 _set(self._trains)
                 yield

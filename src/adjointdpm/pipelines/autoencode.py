@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from adjointdpm.errors import InvalidInput
 from adjointdpm.pipelines.components import autoencoder_of
 
 __all__ = ["decode", "encode"]
@@ -24,11 +25,19 @@ def _scaling(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor | float, torch.
     return scale, float(getattr(config, "shift_factor", None) or 0.0)
 
 
-def _usable(vae: Any) -> None:
-    if vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
-        raise InvalidInput(
-            "this autoencoder overflows in float16 (force_upcast): call pipe.vae.to(torch.float32) first"
-        )
+@contextmanager
+def _upcast(pipe: Any, vae: Any) -> Iterator[None]:
+    """In float32 what overflows in float16, where the pipeline's own call does so too (the family of SDXL)."""
+    needed = (
+        vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False) and hasattr(type(pipe), "upcast_vae")
+    )
+    if needed:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if needed:
+            vae.to(torch.float16)
 
 
 def decode(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -36,9 +45,9 @@ def decode(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
     vae = autoencoder_of(pipe)
     if vae is None:
         return latents
-    _usable(vae)
     factor, shift = _scaling(vae, latents)
-    return vae.decode((latents / factor + shift).to(vae.dtype), return_dict=False)[0]  # type: ignore[no-any-return]
+    with _upcast(pipe, vae):
+        return vae.decode((latents / factor + shift).to(vae.dtype), return_dict=False)[0]  # type: ignore[no-any-return]
 
 
 def encode(pipe: Any, image: torch.Tensor) -> torch.Tensor:
@@ -46,8 +55,8 @@ def encode(pipe: Any, image: torch.Tensor) -> torch.Tensor:
     vae = autoencoder_of(pipe)
     if vae is None:
         return image * 2 - 1
-    _usable(vae)
-    encoded = vae.encode((image * 2 - 1).to(vae.dtype))
+    with _upcast(pipe, vae):
+        encoded = vae.encode((image * 2 - 1).to(vae.dtype))
     if hasattr(encoded, "latent_dist"):
         latents: torch.Tensor = encoded.latent_dist.mode()
     else:

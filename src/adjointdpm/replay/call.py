@@ -122,7 +122,8 @@ class Call:
         with (
             torch.enable_grad(),
             self.snapshot.in_force(leaves_a_trace=self.leaves_a_trace),
-            self.watch.in_force(self.mark, self.buffers, self.snapshot),
+            self.watch.as_called(self.mark),
+            self.watch.own_buffers(self.buffers, self.snapshot),
             self.ambient.in_force(),
         ):
             _, outputs = self.run(args, kwargs)
@@ -140,7 +141,8 @@ class Call:
     def plain_vjp(self, outputs: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]) -> None:
         """One vector-Jacobian product to the leaves and weights, for its cost; nothing is kept."""
         seeds = [torch.ones_like(t) for t in outputs]
-        with _without_hooks(self.weights):
+        assert self.mark is not None
+        with _without_hooks(self.weights), self.watch.as_called(self.mark):
             torch.autograd.grad(list(outputs), [*leaves, *self.weights], seeds, allow_unused=True)
 
     def vjp(
@@ -186,7 +188,7 @@ class Call:
         self.stats.vjps += 1
         self.backward_runs["now"] = True
         try:
-            with _without_hooks(self.weights):
+            with _without_hooks(self.weights), self.watch.as_called(self.mark):
                 if in_place:
                     borrowed = [so_far if i in direct else None for i, so_far in enumerate(sums)]
                     found = gradients_in_place(roots, seeds, tensors_behind, borrowed)

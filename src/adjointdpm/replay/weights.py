@@ -162,16 +162,26 @@ class WeightWatch:
             raise _error(call, [("some of the weights", "they were swapped for the call by way of `.data`")])
 
     @contextmanager
-    def in_force(self, mark: Mark, buffers: dict[int, torch.Tensor], snapshot: Snapshot) -> Iterator[None]:
-        """For a replay: weights in the dtype and on the device of the call, and copies of the buffers it changes."""
+    def as_called(self, mark: Mark) -> Iterator[None]:
+        """Weights in the dtype and on the device of the call; also while its graph is differentiated, which reads them
+        (a convolution saves its weight itself, so the graph sees what was done to it since)."""
         moved = []
-        swapped: list[tuple[dict[str, Any], str, torch.Tensor]] = []
         try:
             for tensor, dtype, place in zip(mark.tensors, mark.dtypes, mark.devices, strict=True):
                 device = tensor.device if self._hooked else place
                 if (tensor.dtype != dtype or tensor.device != device) and not tensor.is_meta:
                     moved.append((tensor, tensor.data))
                     tensor.data = tensor.data.to(device=device, dtype=dtype)
+            yield
+        finally:
+            for tensor, data in moved:
+                tensor.data = data
+
+    @contextmanager
+    def own_buffers(self, buffers: dict[int, torch.Tensor], snapshot: Snapshot) -> Iterator[None]:
+        """For a replay: copies of the buffers that the call changes."""
+        swapped: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+        try:
             if buffers:
                 for module in snapshot.modules:
                     slots = vars(module)["_buffers"]
@@ -184,8 +194,6 @@ class WeightWatch:
         finally:
             for slots, name, buffer in swapped:
                 slots[name] = buffer
-            for tensor, data in moved:
-                tensor.data = data
 
 
 def _is_buffer(tensor: torch.Tensor) -> bool:
