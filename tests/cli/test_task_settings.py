@@ -43,6 +43,9 @@ def test_a_run_is_resumed_only_if_that_is_said(tmp_path: Path, monkeypatch: pyte
         task_settings(InvertConfig, {**given, "prompts": ["red"], "effect": "sepia"})
     assert task_settings(InvertConfig, {**given, "epochs": None}, resume=True).epochs == 7
     assert task_settings(InvertConfig, {**given, "epochs": 9}, resume=True).epochs == 9
+    recorded = {"config": {"prompts": ["red"], "effect": "sepia"}, "free": {"tracker": "tensorboard"}}
+    (tmp_path / "run.json").write_text(json.dumps(recorded))
+    assert task_settings(InvertConfig, given, resume=True).tracker == "tensorboard"  # not a default, though it is free
     monkeypatch.setenv("RANK", "1")  # beside the main process, which may have begun the run
     assert task_settings(InvertConfig, {**given, "prompts": ["red"], "effect": "sepia"}).epochs == 50
     (tmp_path / "run.json").write_text("{}")

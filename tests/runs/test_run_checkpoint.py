@@ -50,6 +50,30 @@ def test_a_full_disk_at_any_of_the_three_writes_keeps_the_previous_one(tmp_path,
     assert torch.equal(load_checkpoint(tmp_path).state["rows"], torch.ones(2, 3))
 
 
+@pytest.mark.parametrize("failing_write", [1, 2, 3])
+def test_a_second_checkpoint_of_the_same_step_does_not_touch_the_first(tmp_path, monkeypatch, failing_write):
+    """Killed between its files and the manifest, which still names the files of the first."""
+    save_checkpoint(tmp_path, Checkpoint(1, state(1)))
+    writes = iter(range(1, 10))
+    real = module.atomic_write
+
+    def write(path, data):
+        if next(writes) == failing_write:
+            raise KeyboardInterrupt
+        return real(path, data)
+
+    monkeypatch.setattr(module, "atomic_write", write)
+    monkeypatch.setattr("adjointdpm.runs.atomic.atomic_write", write)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, Checkpoint(1, state(2)))
+    monkeypatch.undo()
+    assert torch.equal(load_checkpoint(tmp_path).state["rows"], torch.ones(2, 3))
+    for value in (3, 4):
+        save_checkpoint(tmp_path, Checkpoint(1, state(value)))
+    assert torch.equal(load_checkpoint(tmp_path).state["rows"], torch.full((2, 3), 4.0))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_damage_is_named(tmp_path):
     save_checkpoint(tmp_path, Checkpoint(4, state(4)))
     tensors = tmp_path / "checkpoint-00000004.safetensors"

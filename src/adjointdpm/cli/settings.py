@@ -85,7 +85,9 @@ def _recorded(out: Path) -> dict[str, Any]:
         raise InvalidInput(
             f"--resume: there is no run in {out} ({RECORD} is missing); leave --resume out to start one."
         )
-    found = read_settings(record, "--resume").get("config")
+    whole = read_settings(record, "--resume")
+    found = whole.get("config")
     if not isinstance(found, dict):
         raise InvalidInput(f"--resume: {record} is not the record of a run; choose a new folder.")
-    return found
+    free = whole.get("free")
+    return {**(free if isinstance(free, dict) else {}), **found}

@@ -1,14 +1,15 @@
 """Checkpoints: safetensors for tensors, JSON for the rest, a manifest written last.
 
 `checkpoint.json` names the two files of the last complete checkpoint with their sizes and SHA-256.  Because it is
-replaced only when both are on the disk, a process killed at any moment leaves either the new checkpoint or the one
-before it, never a mix.  Older files are removed afterwards.
+replaced only when both are on the disk, and no file that it names is ever written again, a process killed at any moment
+leaves either the new checkpoint or the one before it, never a mix.  Older files are removed afterwards.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> Path:
     Raises `OutputError` if the disk is full or read-only; the previous checkpoint then stands.
     """
     folder = Path(folder)
-    stem = f"checkpoint-{checkpoint.step:08d}"
+    stem = _unused(folder, f"checkpoint-{checkpoint.step:08d}")
     packed, tensors = pack(checkpoint.state)
     files = [
         save_tensors(folder / f"{stem}.safetensors", tensors),
@@ -52,7 +53,7 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> Path:
     }
     path = atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1))
     for old in folder.glob("checkpoint-*"):
-        if re.fullmatch(r"checkpoint-\d{8}\.(safetensors|state\.json)", old.name) and old not in files:
+        if re.fullmatch(r"checkpoint-\d{8}(-\d+)?\.(safetensors|state\.json)", old.name) and old not in files:
             with contextlib.suppress(OSError):  # an old file that stays does no harm
                 old.unlink()
     return path
@@ -82,6 +83,12 @@ def load_checkpoint(folder: Path | str) -> Checkpoint | None:
     tensor_file, state_file = sorted(found["files"])
     tensors, _ = load_tensors(folder / tensor_file)
     return Checkpoint(int(found["step"]), unpack(_read_json(folder / state_file)["state"], tensors))
+
+
+def _unused(folder: Path, stem: str) -> str:
+    """`stem`, with a number if there are files of this name: several checkpoints may be made at the same step."""
+    names = (stem if k == 0 else f"{stem}-{k}" for k in itertools.count())
+    return next(name for name in names if not any(folder.glob(f"{name}.*")))
 
 
 def _sha256(path: Path) -> str:

@@ -1,6 +1,6 @@
 """A run's folder: locked while in use, its record checked before anything is resumed.
 
-`run.json` holds the configuration, the environment and, at the end, the results.  Opening an existing folder resumes
+`run.json` holds the settings, the environment and, at the end, the results.  Opening an existing folder resumes
 it if the configuration is the same; if it differs, the fields that differ are named and nothing is touched.
 
 Processes that share a run share its folder: the main one locks and writes it, the others read it once it is locked.
@@ -46,7 +46,8 @@ class _Alone:
 
 
 class RunFolder:
-    """Context manager for one run of `task` with `config` (plain JSON values) in `path`.
+    """Context manager for one run of `task` with `config` (plain JSON values) in `path`; `free` are the settings that
+    may differ on resume, recorded so that whoever resumes it finds them.
 
     Inside it, `resumed` is the checkpoint to continue from (or None), `log` the JSONL log, `record` what `run.json`
     holds.  `identity` holds further facts that must agree on resume, such as the hash of the model.  Nothing is written
@@ -65,11 +66,13 @@ class RunFolder:
         device: str = "cpu",
         *,
         team: Group | None = None,
+        free: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self.task = task
         self.config = json.loads(json.dumps(dict(config)))
         self.identity = json.loads(json.dumps(dict(identity or {})))
+        self.free = json.loads(json.dumps(dict(free or {})))
         self.environment = environment(device)
         self.record: dict[str, Any] = {}
         self.resumed: Checkpoint | None = None
@@ -115,7 +118,7 @@ class RunFolder:
 
     def begin(self) -> None:
         """Write the record and open the log; from here on the folder holds a run."""
-        self.record["status"] = "running"
+        self.record |= {"status": "running", "free": self.free}
         self.log = NoLog()
         self._together(self._begin if self._team.main else _nothing)
 

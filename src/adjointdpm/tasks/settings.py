@@ -66,7 +66,15 @@ class TaskConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What must agree on resume: everything but where and how often it is saved, and what `FREE` lists."""
-        return self.model_dump(mode="json", exclude={"out", "checkpoint_every", "tracker", *self.FREE})
+        return self.model_dump(mode="json", exclude={"out", *self._free})
+
+    def free(self) -> dict[str, Any]:
+        """What may differ on resume; `run.json` has it beside the identity."""
+        return self.model_dump(mode="json", include=set(self._free))
+
+    @property
+    def _free(self) -> frozenset[str]:
+        return self.FREE | {"checkpoint_every", "tracker"}
 
 
 Config = TypeVar("Config", bound=BaseModel)

@@ -77,7 +77,7 @@ def invert(
     identity = {**model, "generator": repr(generator)}
     team = Team.join()
     tracker = open_tracker(config.tracker, config.out, config.model_dump(mode="json"), team)
-    with RunFolder(config.out, "invert", config.identity(), identity, device, team=team) as run:
+    with RunFolder(config.out, "invert", config.identity(), identity, device, team=team, free=config.free()) as run:
         space: Space = PromptSpace(painter, config) if config.space == "prompt" else TokenSpace(painter, config)
         loss = load_loss(config.loss, _classifier)
         plain, target = _pairs(config, painter, run)
