@@ -1,5 +1,6 @@
 """The painter of tasks: noise by seed, parts, counts, number formats."""
 
+import diffusers
 import pytest
 import torch
 
@@ -53,6 +54,45 @@ def test_gradients_go_where_wrt_says_and_are_counted(gen):
     counted = painter.vjps
     painter.paint(embeds.detach(), negative, [1])
     assert painter.vjps == counted  # what is folded is not lost
+
+
+SAMPLERS = {
+    "euler_ancestral": lambda: {"scheduler": diffusers.EulerAncestralDiscreteScheduler(num_train_timesteps=100)},
+    "ddpm": lambda: {"scheduler": diffusers.DDPMScheduler(num_train_timesteps=100, clip_sample=False)},
+    "lcm": lambda: {"scheduler": diffusers.LCMScheduler(num_train_timesteps=100)},
+    "ancestral of the ODE road": lambda: {"solver": "ancestral"},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_noise_within_the_steps_is_the_same_at_every_call_and_in_every_batch(sampler):
+    """Chance must not pass for the effect of what is optimised."""
+    options = SAMPLERS[sampler]()
+    pipe = tiny.stable_diffusion(options.pop("scheduler", None) or tiny.ddim())
+    painter = painter_of(differentiable(pipe, **options), steps=3)
+    embeds, negative = painter.encode(["a cat", "a dog"])
+    before = torch.get_rng_state()
+    pair = painter.paint(embeds, negative, [0, 1]).image
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)  # the global random state does not matter
+    assert torch.equal(painter.paint(embeds, negative, [0, 1]).image, pair)
+    alone = painter.paint(embeds[1:], negative[1:], [1]).image
+    torch.testing.assert_close(alone, pair[1:], atol=1e-5, rtol=0)
+    assert not torch.allclose(pair[0], pair[1], atol=1e-3)
+
+
+def test_a_pipeline_in_float16_has_the_loss_scale_and_learns_rows_in_float32():
+    painter = painter_of(differentiable(tiny_pipeline().to(torch.float16)), wrt=("x_T", "cond"))
+    embeds, negative = painter.encode(["cat"])
+    assert (embeds.dtype, painter.precision.scale) == (torch.float32, 2.0**16)
+    noise, rows = painter.noise([1]).requires_grad_(), embeds.requires_grad_()
+    out = painter.generate(rows, negative, noise)
+    assert out.image.dtype == torch.float32
+    painter.backward(out.image_unclamped.mean() * 1e-5)
+    painter.precision.unscale([noise, rows])
+    for tensor in (noise, rows):
+        assert tensor.grad.dtype == torch.float32
+        assert float((tensor.grad != 0).float().mean()) > 0.9
 
 
 @pytest.mark.parametrize("mode", ["bf16", "fp16"])

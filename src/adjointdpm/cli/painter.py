@@ -82,10 +82,13 @@ class Painter:
 
         `on_step` is called with the number of steps done, where the pipeline reports them.
         """
+        from adjointdpm.pipelines.noise import STEP_SEED
         from adjointdpm.pipelines.text import warn_of_losses
 
         texts = list(prompts)
-        arguments: dict[str, Any] = {"seed": list(seeds), **self.call}
+        # with x_T given, a seed is that of a stochastic sampler's steps, which tasks number from STEP_SEED
+        first = 0 if self.noise is None else STEP_SEED
+        arguments: dict[str, Any] = {"seed": [first + seed for seed in seeds], **self.call}
         if self.watched:
             arguments["callback_on_step_end"] = _watching(on_step)
         if self.noise is not None:

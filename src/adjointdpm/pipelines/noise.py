@@ -13,7 +13,11 @@ from adjointdpm.pipelines.components import denoisers_of
 from adjointdpm.pipelines.inputs import latent_shape
 from adjointdpm.pipelines.tensors import network_dtype
 
-__all__ = ["draw_latents", "draw_noise", "generators", "image_seeds"]
+__all__ = ["STEP_SEED", "draw_latents", "draw_noise", "generators", "image_seeds"]
+
+# Of the noise that a stochastic sampler adds in its steps where x_T is given.  Not 0 or another number that x_T itself
+# is likely to be drawn with: the first step would then add x_T once more.
+STEP_SEED = 0x5EED0000
 
 
 def image_seeds(seed: int | Sequence[int], batch: int) -> list[int]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from adjointdpm.errors import InvalidInput
@@ -32,7 +34,7 @@ from adjointdpm.pipelines.wrt import Selection, frozen, frozen_when_replayed, un
 from adjointdpm.replay import replay
 from adjointdpm.sampler import Sampled, sample
 from adjointdpm.schedules import from_scheduler_config
-from adjointdpm.solvers import make_solver
+from adjointdpm.solvers import Solver, make_solver
 
 __all__ = ["OdeRoad"]
 
@@ -105,13 +107,22 @@ class OdeRoad:
             x,
             **bound,
             steps=call.steps if call.steps is not None else call.parameters["num_inference_steps"].default,
-            solver=self.solver,
+            solver=self._solver(call),
             gradient=engine or self.engine,
             state_dtype=self.settings.state_dtype,
             on_adjoint=self.settings.on_adjoint,
             callback=self._callback(call.arguments.get("callback_on_step_end")),
             **self.options,
         )
+
+    def _solver(self, call: Call) -> Solver:
+        """A stochastic solver draws by each image's own generator, so that no image depends on its batch."""
+        made, seed = call.arguments.get("generator"), getattr(self.solver, "seed", None)
+        sources = [made] if isinstance(made, torch.Generator) else made or []
+        if not isinstance(seed, int) or len(sources) != call.batch:
+            return self.solver
+        mixed = [np.random.SeedSequence([seed, source.initial_seed()]).generate_state(1)[0] for source in sources]
+        return replace(self.solver, seed=tuple(map(int, mixed)))  # type: ignore[type-var]
 
     def before_last_step(self, call: Call, x_0: torch.Tensor) -> torch.Tensor:
         """The sample x at the schedule's last time from which a sampler's last step lands on `x_0`.

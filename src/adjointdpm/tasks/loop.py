@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import NonFinite
+from adjointdpm.errors import NonFinite, NumericalWarning
 from adjointdpm.runs import Checkpoint, GracefulStop, RunFolder, random_state, set_random_state
 from adjointdpm.tasks.plateau import Plateaus
 from adjointdpm.tasks.precision import Precision
@@ -132,6 +133,13 @@ def optimise(
                     f"{error} (step {step} of {settings.epochs}); {kept}. "
                     "Try a smaller learning rate, or a loss that stays finite."
                 ) from error
+            if norm == 0 and not any(norm == 0 for norm in history.grad_norms):
+                warnings.warn(
+                    f"the gradient of step {step} is exactly zero, so the step changes nothing: is the loss constant "
+                    "here, or is the number format too narrow for its gradient?",
+                    NumericalWarning,
+                    stacklevel=2,
+                )
             if plateaus is not None:
                 if plateaus.look(parameters):
                     history.best_step, history.best = step, plateaus.best

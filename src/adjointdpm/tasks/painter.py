@@ -1,6 +1,8 @@
 """One place that calls the generator for a task: noise by seed, guidance, steps, parts, number format, counts.
 
 Each seed has a random generator of its own, so an image does not depend on the batch, or the process, it is made in.
+The noise that a stochastic sampler adds in its steps is the same for every image and at every call (`STEP_SEED`): what
+is optimised, compared or audited is x_T, the embedding or the weights, and chance must not pass for their effect.
 
 Some pipelines take more of a prompt than its rows: a pooled embedding, an attention mask.  Tasks handle rows; what
 belongs to them is remembered when a prompt is encoded, by the rows' values, and joins them again at the call.
@@ -9,7 +11,8 @@ belongs to them is remembered when a prompt is encoded, by the rows' values, and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +21,9 @@ from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.pipelines.encode import encode_prompt
+from adjointdpm.pipelines.noise import STEP_SEED
 from adjointdpm.pipelines.outcome import Counts
+from adjointdpm.pipelines.tensors import network_dtype
 from adjointdpm.tasks.images import parts, tensors_of
 from adjointdpm.tasks.precision import Precision
 from adjointdpm.tasks.settings import TaskConfig
@@ -26,6 +31,7 @@ from adjointdpm.tasks.settings import TaskConfig
 __all__ = ["Painted", "Painter"]
 
 PAIR = ("prompt_embeds", "negative_prompt_embeds")
+HALF = (torch.float16, torch.bfloat16)
 LIVE = 64  # calls whose backward is waited for; more graphs at once do not fit into memory anyway
 
 
@@ -49,17 +55,19 @@ class Painter:
     def __init__(self, generator: Any, config: TaskConfig, wrt: Sequence[str] = ()) -> None:
         self.generator = generator.with_(wrt=tuple(wrt) or None)
         self.config = config
-        self.precision = Precision(config.mixed_precision, generator.pipe.device)
+        self.precision = Precision(config.mixed_precision, generator.pipe.device, generator.pipe.dtype)
         self.network_calls = 0
         self._counted = {"vjps": 0, "recomputations": 0}
         self._live: list[Counts] = []  # of the latest calls, whose backward may be still to come
         self._negative_taken = True
+        self._rows_dtype: torch.dtype | None = None  # of the pipeline's own rows
         self._beside: dict[str, dict[bytes, Tensor]] = {}  # by argument of the call: what belongs to a prompt's rows
 
     def twin(self, generator: Any, wrt: Sequence[str] = (), **changes: Any) -> Painter:
         """A painter of the same prompts by another generator, with `changes` in the settings and its own counts."""
         other = type(self)(generator, self.config.model_copy(update=changes), wrt)
         other._beside, other._negative_taken = self._beside, self._negative_taken
+        other._rows_dtype = self._rows_dtype
         return other
 
     @property
@@ -76,9 +84,8 @@ class Painter:
         return self._counted[what] + sum(counts[what] for counts in self._live)
 
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Rows of the prompts and of the negative prompt, (B, L, D) each, without a graph.
-
-        The negative rows are zero where the pipeline takes none.
+        """Rows of the prompts and of the negative prompt, (B, L, D) each, without a graph, at least float32: what is
+        learnt is not rounded at every step.  The negative rows are zero where the pipeline takes none.
         """
         with torch.no_grad():
             found = encode_prompt(self.generator.pipe, list(prompts), self.config.negative_prompt)
@@ -88,14 +95,14 @@ class Painter:
             whose = negative if name.startswith("negative") else rows
             if name not in PAIR and name in self.generator.accepts and isinstance(value, Tensor):
                 self._beside.setdefault(name, {}).update(zip(map(_key, whose), value.detach(), strict=True))
-        self._negative_taken = "negative_prompt_embeds" in found
-        return rows, negative
+        self._negative_taken, self._rows_dtype = "negative_prompt_embeds" in found, rows.dtype
+        return tuple(t.float() if t.dtype in HALF else t for t in (rows, negative))  # type: ignore[return-value]
 
     def conditioning(self, embeds: Tensor, negative: Tensor) -> dict[str, Tensor]:
         """The arguments of the generator's call that say what to paint."""
-        found = {"prompt_embeds": embeds}
+        found = {"prompt_embeds": embeds.to(self._rows_dtype or embeds.dtype)}
         if self._negative_taken:
-            found["negative_prompt_embeds"] = negative
+            found["negative_prompt_embeds"] = negative.to(self._rows_dtype or negative.dtype)
         for name, known in self._beside.items():
             try:
                 rows = [known[_key(row)] for row in (negative if name.startswith("negative") else embeds)]
@@ -115,14 +122,16 @@ class Painter:
     def generate(self, embeds: Tensor, negative: Tensor, latents: Tensor | Sequence[int]) -> Any:
         """The generator's result, with a graph to what `wrt` says; `latents` may also be seeds."""
         noise = latents if isinstance(latents, Tensor) else self.noise(latents)
-        with self.precision.autocast():
+        seed = {"seed": [STEP_SEED] * len(noise)} if "generator" in self.generator.accepts else {}
+        with self.precision.autocast(), _same_chance(noise.device):
             out = self.generator(
                 **self.conditioning(embeds, negative),
-                latents=noise.to(embeds.device, embeds.dtype if embeds.is_floating_point() else noise.dtype),
+                **seed,
+                latents=noise.to(embeds.device, network_dtype(self.generator.pipe)),
                 num_inference_steps=self.config.steps,
                 guidance_scale=self.config.guidance_scale,
             )
-        if self.precision.mode != "no":  # what is computed of the images is computed in full
+        if out.image.dtype in HALF or self.precision.mode != "no":  # what is computed of images is computed in full
             out.image, out.image_unclamped = out.image.float(), out.image_unclamped.float()
         self.network_calls += out.stats.nfe
         if torch.is_grad_enabled():
@@ -147,6 +156,17 @@ class Painter:
                 images.append(out.image.detach().float().cpu())
                 shown.append(tensors_of(out.pil()))
         return Painted(torch.cat(images), torch.cat(shown))
+
+
+@contextmanager
+def _same_chance(device: torch.device) -> Iterator[None]:
+    """The global random state of `STEP_SEED` within the block, for samplers that do not ask the generator given."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(STEP_SEED)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(STEP_SEED)
+        yield
 
 
 def _key(row: Tensor) -> bytes:

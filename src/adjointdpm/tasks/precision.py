@@ -1,4 +1,4 @@
-"""Mixed precision: autocast around the sampler, and for float16 a scale on the loss.
+"""Mixed precision: autocast around the sampler, and for float16, of products or of the weights, a scale on the loss.
 
 Gradients that pass through float16 vanish below 6e-8, so the loss is multiplied by a power of two before backward and
 the gradients are divided by it afterwards, which changes no digit of those that do not vanish.  A scale that is too
@@ -21,11 +21,14 @@ FIRST, LEAST, MOST, GROWS_AFTER = 2.0**16, 1.0, 2.0**24, 1000
 
 
 class Precision:
-    """`mode` is "no", "bf16" or "fp16"; `scale` is 1 but for fp16."""
+    """`mode` is "no", "bf16" or "fp16"; `scale` is 1 but for fp16 and for networks whose `dtype` is float16."""
 
-    def __init__(self, mode: str = "no", device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, mode: str = "no", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         self.mode, self.device = mode, torch.device(device)
-        self.scale = FIRST if mode == "fp16" else 1.0
+        self.scaled = mode == "fp16" or dtype == torch.float16
+        self.scale = FIRST if self.scaled else 1.0
         self._good_steps = 0
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -45,7 +48,7 @@ class Precision:
 
     def lower(self) -> bool:
         """Halve the scale after an infinite gradient; False if that cannot help any more."""
-        if self.mode != "fp16" or self.scale <= LEAST:
+        if not self.scaled or self.scale <= LEAST:
             return False
         self.scale, self._good_steps = self.scale / 2, 0
         return True
@@ -53,7 +56,7 @@ class Precision:
     def step_made(self) -> None:
         """After many good steps a larger scale is tried."""
         self._good_steps += 1
-        if self.mode == "fp16" and self._good_steps >= GROWS_AFTER:
+        if self.scaled and self._good_steps >= GROWS_AFTER:
             self.scale, self._good_steps = min(self.scale * 2, MOST), 0
 
     def state(self) -> dict[str, Any]:
