@@ -12,7 +12,7 @@ from adjointdpm.runs import load_tensors
 from studies.guide.design import BOXES, KEPT, Plan, Question
 from studies.guide.measure import MEASURES
 from studies.guide.runner import Study, methods_of
-from studies.guide.summary import answers, cases, median_interval, summarise
+from studies.guide.summary import answers, cases, counted, median_interval, summarise
 from studies.template import page_template
 
 __all__ = ["page", "write_pictures"]
@@ -26,6 +26,7 @@ SHOWN = {
     "universal": "guidance while sampling",
 }
 TIMES = 2
+CLOSE = 0.8  # an overlap that looks like the box itself
 
 
 def write_pictures(study: Study, images: Path, plan: Plan) -> None:
@@ -40,7 +41,8 @@ def write_pictures(study: Study, images: Path, plan: Plan) -> None:
                 columns = [to_pil(pictures[m].float() / 255) for m in methods_of(question)]
                 for case in range(len(columns[0])):
                     rows.append([_framed(column[case], question) for column in columns])
-                    names.append(f"{question.title}: {prompt}" if case == 0 else "")
+                    title = question.title.replace("×", "x")  # the picture's font has no such sign
+                    names.append(f"{title}: {prompt}" if case == 0 else "")
         heads = [SHOWN[m] for m in methods_of(questions[0])]
         save_png(picture_sheet(rows, heads, names, scale=1), images / f"guide_{group}.png")
 
@@ -86,6 +88,7 @@ def page(results: Mapping[str, Any], plan: Plan) -> str:
         lengths=(min(n["length"] for n in noise), max(n["length"] for n in noise)),
         deviances=sorted(n["deviance"] for n in noise),
         boxes=len(BOXES),
+        boxed={m: sum(v >= CLOSE for v in counted(figures, groups["box"], m)) for m in methods_of(groups["box"][0])},
         kept=len(KEPT),
     )
 

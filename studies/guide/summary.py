@@ -11,9 +11,9 @@ import numpy as np
 from adjointdpm.zoo.measure import wilson
 from studies.guide.design import MEDIAN_IOU, RECOGNISED, Question
 
-__all__ = ["answers", "cases", "median_interval", "sign_test", "summarise"]
+__all__ = ["answers", "cases", "counted", "median_interval", "sign_test", "summarise"]
 
-DRAWS = 10_000
+DRAWS, SIGNIFICANT = 10_000, 0.05
 Figures = Mapping[str, Mapping[str, Any]]  # by question and prompt
 
 
@@ -39,7 +39,7 @@ def cases(figures: Figures, questions: Sequence[Question], method: str, key: str
     return [value for q in questions for prompt in q.prompts for value in figures[q.name][prompt][key][method]]
 
 
-def _counted(figures: Figures, questions: Sequence[Question], method: str) -> list[float]:
+def counted(figures: Figures, questions: Sequence[Question], method: str) -> list[float]:
     """As `cases`, an image that is not recognised counting 0."""
     values, seen = (cases(figures, questions, method, key) for key in ("values", "recognised"))
     return [value if ok else 0.0 for value, ok in zip(values, seen, strict=True)]
@@ -54,22 +54,23 @@ def summarise(figures: Figures, questions: Sequence[Question], methods: Sequence
         low, high = wilson(sum(seen), len(seen))
         found[method] = {
             "value": median_interval(values),
-            "counted": median_interval(_counted(figures, questions, method)),
+            "counted": median_interval(counted(figures, questions, method)),
             "recognised": {"right": sum(seen), "n": len(seen), "low": round(low, 4), "high": round(high, 4)},
         }
         if method != "exact":
             found[method]["against"] = sign_test(ours, values)
-            counted = [_counted(figures, questions, name) for name in ("exact", method)]
-            found[method]["against_counted"] = sign_test(*counted)
+            pair = [counted(figures, questions, name) for name in ("exact", method)]
+            found[method]["against_counted"] = sign_test(*pair)
     return found
 
 
 def answers(summary: Mapping[str, Any]) -> dict[str, bool]:
-    """The targets of the box questions, each met or not."""
+    """The targets of the box questions, each met or not; "significant": ahead of each rival in a sign test as well."""
     ours, rivals = summary["exact"], [summary[m] for m in ("words", "one_step", "universal")]
     seen = ours["recognised"]
     return {
         "median": ours["counted"]["median"] >= MEDIAN_IOU,
         "above": all(ours["counted"]["median"] > rival["counted"]["median"] for rival in rivals),
+        "significant": all(rival["against_counted"]["p"] < SIGNIFICANT for rival in rivals),
         "recognised": seen["right"] / seen["n"] >= RECOGNISED,
     }
