@@ -1,6 +1,7 @@
 """Prompt-space embeddings: placing rows, the file, use in plain diffusers."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +37,14 @@ def test_fill_keeps_each_prompts_own_words(pipe):
     assert torch.equal(placed[0, 6:], rows)
     assert torch.equal(placed[1, :9], encoded[1, :9])
     assert torch.equal(placed[1, 9:], rows[3:])  # each row at its own position
+
+
+def test_an_encoder_without_a_fixed_number_of_rows_is_refused(pipe):
+    from transformers import T5Config, T5EncoderModel
+
+    encoder = T5EncoderModel(T5Config(vocab_size=8, d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8))
+    with pytest.raises(InvalidInput, match="T5EncoderModel gives as many rows as it is asked for"):
+        word_rows(SimpleNamespace(tokenizer=pipe.tokenizer, text_encoder=encoder), ["apple"])
 
 
 def test_placing_carries_gradients_to_rows_and_prompt():

@@ -70,4 +70,10 @@ def place_rows(encoded: Tensor, rows: Tensor, position: Position, words: list[in
 
 def _length(pipe: Any) -> int:
     """L.  A tokenizer saved by transformers 5 may lack it (then it holds a huge number); the encoder knows it."""
-    return int(min(pipe.tokenizer.model_max_length, pipe.text_encoder.config.max_position_embeddings))
+    places = getattr(pipe.text_encoder.config, "max_position_embeddings", None)
+    if places is None:
+        raise InvalidInput(
+            f"{type(pipe.text_encoder).__name__} gives as many rows as it is asked for; prompt-space embeddings fit "
+            "text encoders with a fixed number of them, such as CLIP's"
+        )
+    return int(min(pipe.tokenizer.model_max_length, places))
