@@ -43,7 +43,7 @@ class Trained:
 
     `parameters` are the trainable ones by name (float32, or float64 in a pipeline of that format).  A LoRA starts as
     no change at all, and so do the others.  Make a `Painter` with `wrt=()`: it differentiates what requires grad.
-    Weights other than a LoRA's need autocast where the pipeline is in half precision (`mixed_precision`).
+    Weights other than a LoRA's need autocast where the pipeline is in half precision: see `check_precision`.
 
     Args:
         pipe: a diffusers pipeline.
@@ -104,6 +104,16 @@ class Trained:
                 if "cross-attention" in (self.which, self.where)
                 else f"pipe.{self.component} ({type(self.denoiser).__name__}) has no attention projections for a LoRA; "
                 "train 'all' weights"
+            )
+
+    def check_precision(self, mode: str) -> None:
+        """Raise `InvalidInput` if these weights would meet half precision without autocast; `mode` as `Precision`'s."""
+        short = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(self.dtype)
+        if self.which != "lora" and short is not None and mode == "no":
+            raise InvalidInput(
+                f"{self.which!r} weights are trained in float32, which does not mix with a pipeline in "
+                f"{str(self.dtype).removeprefix('torch.')}: say --mixed-precision {short} (mixed_precision={short!r}), "
+                "load the pipeline in float32, or train a LoRA"
             )
 
     def __enter__(self) -> Trained:
