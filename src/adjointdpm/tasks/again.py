@@ -1,0 +1,17 @@
+"""The call that repeats a run in another folder, for reports of runs whose command is not known."""
+
+from __future__ import annotations
+
+from adjointdpm.tasks.settings import TaskConfig
+
+__all__ = ["in_python"]
+
+
+def in_python(function: str, config: TaskConfig) -> str:
+    """The call of `adjointdpm.tasks.FUNCTION` with every setting that differs from its default.
+
+    A preset is left out: what it filled in is said field by field.
+    """
+    given = config.model_dump(mode="json", exclude_defaults=True, exclude={"preset"}) | {"out": f"{config.out}-again"}
+    fields = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    return f"adjointdpm.tasks.{function}(adjointdpm.tasks.{type(config).__name__}({fields}), generator)"
