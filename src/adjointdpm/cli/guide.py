@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adjointdpm.cli.again import command_again
 from adjointdpm.cli.models import ModelChoice
+from adjointdpm.cli.settings import FLAGS as SHARED
 from adjointdpm.cli.settings import RECORD, task_settings
 from adjointdpm.cli.shell import Shell
 from adjointdpm.errors import InvalidInput
@@ -18,7 +20,18 @@ if TYPE_CHECKING:
     from adjointdpm.tasks.guide.config import GuideConfig
     from adjointdpm.tasks.guide.outcome import GuideResult
 
-__all__ = ["edges", "guide", "summary"]
+__all__ = ["FLAGS", "edges", "guide", "summary"]
+
+#: Option of each field of the configuration whose name differs from "--field-name".
+FLAGS = SHARED | {
+    "prompts": "PROMPT...",
+    "seeds": "--seed",
+    "low_resolution": "--low-res",
+    "weights": "--weight",
+    "phrases": "--phrase",
+    "shell": "--shell/--no-shell",
+    "move_noise": "--move-noise/--no-move-noise",
+}
 
 
 def guide(
@@ -27,17 +40,20 @@ def guide(
 ) -> int:  # fmt: skip
     """Run it; the JSON document holds the results and the paths of images, report and record."""
     import adjointdpm as ad
-    from adjointdpm.tasks.guide.command import FLAGS
     from adjointdpm.tasks.guide.config import GuideConfig
     from adjointdpm.tasks.guide.run import guide_images as run
 
     config = task_settings(GuideConfig, given, config_file, resume=resume, flags=FLAGS)
-    pipe = choice.load()
-    generator = ad.differentiable(pipe, **{name: value for name, value in road.items() if value is not None})
+    generator = ad.differentiable(choice.load(), **{name: value for name, value in road.items() if value is not None})
+    again = command_again("guide", config, FLAGS, road, choice, joined=("box", "keep_box"))
     count = len(config.cases)
     label = f"guiding {count} image{'s' if count > 1 else ''}"
     with shell.progress(label, config.updates) as update:
-        result = run(config, generator, on_step=lambda n, of, loss: update(n, f"{label}, loss {loss / count:.4f}"))
+
+        def on_step(step: int, of: int, loss: float) -> None:
+            update(step, f"{label}, loss {loss / count:.4f}")
+
+        result = run(config, generator, on_step=on_step, again=again)
     results = result.record["results"]
     shell.emit(
         {

@@ -1,13 +1,16 @@
 """Guidance end to end on a small random pipeline."""
 
+import html
 import json
-import shlex
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import adjointdpm
 from adjointdpm.errors import InvalidInput, NonFinite, NotDifferentiable
 from adjointdpm.formats import PromptEmbedding, fingerprint, read_png_text
 from adjointdpm.numerics import relative_error
@@ -183,6 +186,19 @@ def test_a_killed_run_resumes_bit_for_bit(gen, tmp_path):
         guide_images(config, gen)
 
 
+def test_the_tracker_is_closed_whatever_happens(gen, tmp_path, monkeypatch):
+    closed = []
+    tracker = SimpleNamespace(log=lambda *a: None, close=lambda: closed.append(True))
+    monkeypatch.setattr("adjointdpm.tasks.guide.run.open_tracker", lambda *a: tracker)
+
+    def die(*a):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        guide_images(settings(tmp_path), gen, on_step=die)
+    assert closed == [True]
+
+
 def test_early_stopping(gen, tmp_path):
     result = guide_images(settings(tmp_path, updates=50, patience=2, lr=1e-12, lr_schedule="constant"), gen)
     assert len(result.losses) == 3  # nothing changes, so the second and third are no better
@@ -240,16 +256,12 @@ def test_every_wish_at_once(gen, tmp_path):
         assert text in page
 
 
-def test_the_report_has_the_command_that_repeats_the_run(gen, tmp_path):
-    from adjointdpm.tasks.guide.command import again
-
-    config = settings(
-        tmp_path, box=(0, 0, 8, 8.5), weights={"box": 2.5}, seeds=(3, 4), shell=False, negative_prompt="blue", size=0.2
-    )
-    words = shlex.split(again(config))
-    assert words[:3] == ["adjointdpm", "guide", "red apple"]
-    wanted = f"--out {tmp_path}/run --negative blue --steps 2 --seed 3 --seed 4 --box 0,0,8,8.5 --size 0.2"
-    assert sorted(words[3:]) == sorted(f"{wanted} --weight box=2.5 --updates 4 --no-shell".split())
+def test_the_report_has_the_call_that_repeats_the_run(gen, tmp_path):
+    config = settings(tmp_path, box=(0, 0, 8, 8.5), weights={"box": 2.5}, shell=False, updates=1)
+    page = html.unescape(guide_images(config, gen).report_path.read_text())
+    arguments = re.search(r"adjointdpm\.tasks\.guide_images(\(.*\))", page)[1]
+    same, _ = eval(arguments, {"adjointdpm": adjointdpm, "generator": gen})
+    assert same == config.model_copy(update={"out": tmp_path / "run-again"})
 
 
 OWN = """
@@ -339,7 +351,7 @@ def test_candidates_take_turns_with_phrases_and_the_chosen_wording_is_what_is_sa
         assert torch.allclose(made[0], result.images[index], atol=1e-5)
         assert read_png_text(result.folder / case["image"]).startswith(case["wording"])
     assert any(case["wording"] != "red apple" for case in result.record["results"]["cases"])
-    assert "--phrase 'green {prompt}'" in result.report_path.read_text().replace("&#39;", "'")
+    assert "'green {prompt}'" in html.unescape(result.report_path.read_text())
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,19 @@ def test_a_reference_has_the_size_of_the_image_and_another_mode_is_said(tmp_path
     assert torch.allclose(converted, image, atol=0.02)
 
 
+def test_a_photograph_of_a_phone_has_a_second_frame_and_is_no_animation(tmp_path):
+    photograph = Image.new("RGB", (SIZE[0], SIZE[1]), (200, 40, 40))  # held on its side
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    preview = Image.new("RGB", (12, 8), (0, 0, 255))
+    photograph.save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[preview], exif=exif)
+    with Image.open(tmp_path / "phone.jpg") as opened:
+        assert (opened.format, opened.n_frames) == ("MPO", 2)
+    image = read_reference(tmp_path / "phone.jpg", SIZE)
+    assert image.shape == (1, 3, *SIZE)
+    assert torch.allclose(image[0, :, 8, 12], torch.tensor([200, 40, 40]) / 255, atol=0.03)
+
+
 def test_a_small_picture_is_smaller_both_ways(tmp_path):
     small = read_small(picture(tmp_path / "small.png", [[0, 255], [255, 0]], "RGB"), SIZE)
     assert small.shape == (1, 3, 2, 2)
@@ -162,3 +175,8 @@ def test_cases_weights_and_titles():
     assert config.title == "the object in the box (0, 0, 8, 8), in the colour #ff8000"
     assert config.loop_settings().weight_decay == 0
     assert "out" not in config.identity()
+
+
+def test_no_recogniser_is_none():
+    config = {"out": "run", "prompts": ("apple",), "size": 0.3}
+    assert GuideConfig(**config, recogniser="none") == GuideConfig(**config)

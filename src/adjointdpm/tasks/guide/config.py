@@ -64,7 +64,7 @@ class GuideConfig(TaskConfig):
     saliency: str = Field(default="border", description="The object's soft mask: border, features, module:function.")
     recogniser: str | None = Field(
         default=None,
-        description="embedded (the embedded model's classifier), or module:function of images and prompts: (B,).",
+        description="embedded (the embedded model's classifier), module:function of images and prompts: (B,), or none.",
     )
     optimise: Literal["noise", "embedding", "both"] = Field(default="noise", description="What is optimised.")
     candidates: int = Field(default=1, ge=1, description="Starting noises tried for each seed; the best is optimised.")
@@ -119,6 +119,11 @@ class GuideConfig(TaskConfig):
         if kind is not None and kind not in SYMMETRIES:
             raise ValueError(f"expected one of {', '.join(SYMMETRIES)}")
         return kind
+
+    @field_validator("recogniser")
+    @classmethod
+    def _none_is_none(cls, name: str | None) -> str | None:
+        return None if name == "none" else name
 
     @field_validator("weights")
     @classmethod

@@ -18,6 +18,7 @@ from adjointdpm.errors import InvalidInput
 from adjointdpm.pipelines.autoencode import encode
 from adjointdpm.tasks.guide import objectives as ask
 from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.grid import as_grid, laid_out_as
 from adjointdpm.tasks.guide.inputs import read_small
 from adjointdpm.tasks.guide.saliency import Border, Saliency
 from adjointdpm.tasks.guide.terms import kept_part
@@ -26,7 +27,7 @@ from adjointdpm.tasks.painter import Painter
 
 __all__ = ["Guess", "blended", "guess_of"]
 
-Guess = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> latents of the guesses (N, C, h, w)
+Guess = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> latents of the guesses, laid out as noise
 
 
 def guess_of(config: GuideConfig, painter: Painter, saliency: Saliency, size: tuple[int, int]) -> Guess | None:
@@ -54,16 +55,17 @@ def guess_of(config: GuideConfig, painter: Painter, saliency: Saliency, size: tu
             reference, keep = (value.to(images) for value in part)
             picture = keep * reference + (1 - keep) * picture
         latents: Tensor = encode(painter.generator.pipe, picture.clamp(0, 1).to(noise.device)).float()
-        if latents.shape[1:] != noise.shape[1:]:
+        wanted = as_grid(noise).shape[1:]
+        if latents.shape[1:] != wanted:
             raise InvalidInput(
-                f"blend: the noise has shape {tuple(noise.shape[1:])} and an encoded image "
+                f"blend: the noise has shape {tuple(wanted)} and an encoded image "
                 f"{tuple(latents.shape[1:])}; this pipeline's noise has a layout of its own: leave blend out"
             )
-        return latents
+        return laid_out_as(noise, latents)
 
     return guess
 
 
 def blended(noise: Tensor, latents: Tensor, amount: float) -> Tensor:
-    """noise + amount * latents, at the length of the noise; both (N, C, h, w)."""
+    """noise + amount * latents, at the length of the noise; both in one layout."""
     return on_shell(noise + amount * latents.to(noise), noise)

@@ -31,7 +31,7 @@ def picture_size(path: Path, what: str) -> tuple[int, int]:
 
     with open_picture(path, what) as opened:
         frames = getattr(opened, "n_frames", 1)
-        if frames > 1:
+        if frames > 1 and opened.format != "MPO":  # the first frame of a phone's JPEG is the photograph
             raise InvalidInput(f"the {what} {path} is animated ({frames} frames); give one of them as a PNG")
         upright = ImageOps.exif_transpose(opened)
         return upright.height, upright.width

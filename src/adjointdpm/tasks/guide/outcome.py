@@ -26,7 +26,6 @@ from adjointdpm.report import (
     to_pil,
 )
 from adjointdpm.runs import RunFolder, atomic_write, save_tensors
-from adjointdpm.tasks.guide.command import again
 from adjointdpm.tasks.guide.config import GuideConfig
 from adjointdpm.tasks.guide.effort import Effort
 from adjointdpm.tasks.guide.marks import marked
@@ -75,9 +74,12 @@ class Outcome:
     readings: Readings
     losses: tuple[list[float], list[float]]
     effort: dict[str, int]
+    again: str
 
     @classmethod
-    def of(cls, objective: Objective, start: Start, values: Values, history: History, effort: Effort) -> Outcome:
+    def of(
+        cls, objective: Objective, start: Start, values: Values, history: History, effort: Effort, again: str
+    ) -> Outcome:
         every = list(range(objective.count))
         with torch.no_grad():
             guided = objective.paint(values)
@@ -90,7 +92,7 @@ class Outcome:
             losses = tuple(objective.of_images(seen.image, every).tolist() for seen in (before, after))
             noise, rows = objective.noise(values, every), objective.rows(values, every)
         both = (losses[0], losses[1])
-        return cls(objective, start, history, noise, rows, guided, after.mask, readings, both, effort.total())
+        return cls(objective, start, history, noise, rows, guided, after.mask, readings, both, effort.total(), again)
 
     @property
     def config(self) -> GuideConfig:
@@ -208,7 +210,7 @@ class Outcome:
             Section("Images", [Pictures(columns, rows, names, caption, size=160)]),
             Section("What was asked", [self._table(term) for term in self.objective.terms if term.reading is not None]),
             Section("Optimisation", [self._curves(), Facts(self._facts())]),
-            Section("Again", [Code(again(self.config), "The whole run."), Code(self._generate(run), "One image.")]),
+            Section("Again", [Code(self.again, "The whole run."), Code(self._generate(run), "One image.")]),
         ]
         steps, count = self.config.steps, self.objective.count
         lead = (

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
+from adjointdpm.tasks.guide.networks import fit_for
 
 __all__ = ["EmbeddedRecogniser"]
 
@@ -40,7 +41,7 @@ class EmbeddedRecogniser:
     def _logits(self, image: Tensor) -> Tensor:
         if image.shape[-2:] != (SIDE, SIDE):
             image = F.interpolate(image, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        logits: Tensor = self.network(image).objects
+        logits: Tensor = self.network(fit_for(self.network, image)).objects
         return logits
 
     def _labels(self, prompts: Sequence[str], device: torch.device) -> Tensor:

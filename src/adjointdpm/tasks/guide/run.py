@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -17,8 +18,10 @@ from torch import Tensor
 from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import fingerprint
 from adjointdpm.runs import RunFolder, load_tensors, save_tensors
+from adjointdpm.tasks.again import in_python
 from adjointdpm.tasks.guide.config import GuideConfig
 from adjointdpm.tasks.guide.effort import Effort
+from adjointdpm.tasks.guide.grid import as_grid
 from adjointdpm.tasks.guide.guess import guess_of
 from adjointdpm.tasks.guide.inputs import read_mask
 from adjointdpm.tasks.guide.objective import Objective, Values
@@ -41,12 +44,17 @@ FILES = ("mask", "image", "keep", "sketch", "low_resolution")
 
 
 def guide_images(
-    config: GuideConfig, generator: Any, *, on_step: Callable[[int, int, float], None] | None = None
+    config: GuideConfig,
+    generator: Any,
+    *,
+    on_step: Callable[[int, int, float], None] | None = None,
+    again: str | None = None,
 ) -> GuideResult:
     """Optimise what `config` describes with `generator` (of `ad.differentiable`).
 
     Resumes an interrupted run in `config.out`; a finished one only has its report drawn again.  The pipeline is not
-    changed.  `on_step(step, updates, loss)` is called after each step.
+    changed.  `on_step(step, updates, loss)` is called after each step; `again` is the command that repeats the run, for
+    the report.
     Raises `InvalidInput` before any optimisation if something does not fit, `OutputError` if the folder is in use or
     cannot be written, `NonFinite` naming the step if loss or gradient stop being finite, and `RunInterrupted` (exit
     status 130 or 143) after saving on SIGINT or SIGTERM.
@@ -58,10 +66,15 @@ def guide_images(
     team = Team.join()
     wrt = {"noise": ("x_T",), "embedding": ("cond",), "both": ("x_T", "cond")}[config.optimise]
     painter = Painter(generator, config, wrt=wrt)
+    if config.optimise != "noise":
+        embeds, negative = painter.encode(config.prompts[:1])
+        painter.conditioning(embeds + 1, negative)  # refuses a pipeline that cannot paint rows that are changed
     device = str(getattr(generator.pipe, "device", "cpu"))
     identity = {**fingerprint(generator.pipe), "generator": repr(generator), **_files(config)}
-    tracker = open_tracker(config.tracker, config.out, config.identity(), team)
-    with RunFolder(config.out, "guide", config.identity(), identity, device, team=team) as run:
+    with (
+        closing(open_tracker(config.tracker, config.out, config.identity(), team)) as tracker,
+        RunFolder(config.out, "guide", config.identity(), identity, device, team=team, free=config.free()) as run,
+    ):
         saliency = load_saliency(config.saliency, _classifier)
         start, terms = _start(config, painter, team, run, saliency)
         objective = Objective(painter, config, saliency, terms, start.noise, team, wordings(config, start.seeds))
@@ -80,13 +93,13 @@ def guide_images(
             run, objective.parameters, objective.backward, config.loop_settings(), stepped,
             team=team, tracker=tracker, precision=painter.precision, plateaus=plateaus,
         )  # fmt: skip
-        tracker.close()
         values, chosen = _best(objective, history, len(config.cases))
         if config.starts > 1:
             start = start.of(chosen)
             terms = [term for term in terms if term.name != COLLAGE] + collage_term(config, start.unmoved, saliency)
             objective = Objective(painter, config, saliency, terms, start.noise, team, wordings(config, start.seeds))
-        outcome = Outcome.of(objective, start, values, history, effort)
+        repeat = again or in_python("guide_images", config)
+        outcome = Outcome.of(objective, start, values, history, effort, repeat)
         if team.main:
             outcome.write(run)
         else:
@@ -144,7 +157,7 @@ def _place(config: GuideConfig, painter: Painter, saliency: Saliency, size: tupl
         box = bounding_boxes(read_mask(config.mask, size)[None])[0].tolist()
     else:
         return None
-    cells = painter.noise([0]).shape[-2:]
+    cells = as_grid(painter.noise([0])).shape[-2:]
 
     def place(images: Tensor) -> list[tuple[int, int]]:
         with torch.no_grad():

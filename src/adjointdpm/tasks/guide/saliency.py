@@ -21,6 +21,7 @@ from torch import Tensor
 from adjointdpm.errors import InvalidInput, NotDifferentiable
 from adjointdpm.losses.load import load_function
 from adjointdpm.losses.perceptual import FeatureExtractor
+from adjointdpm.tasks.guide.networks import fit_for
 
 __all__ = ["NAMES", "Border", "Features", "Saliency", "border_plane", "check_saliency", "load_saliency"]
 
@@ -95,14 +96,15 @@ class Features:
         self.network, self.layer, self.scale = network, layer, scale
 
     def __call__(self, image: Tensor) -> Tensor:
-        maps = self.network.features(image)[self.layer]
+        maps = self.network.features(fit_for(self.network, image))[self.layer]
         with torch.no_grad():
             spread = maps.detach().flatten(2).std(dim=2)[..., None, None].clamp_min(TINY)
             ground = border_plane(maps.detach() / spread, 1, 0.5)
             edge = _frame(maps.detach() / spread - ground)
             noise = edge.abs().median(dim=2).values[..., None, None] / 0.6745 + 0.1  # robust standard deviation
         mask = _saturated(((maps / spread - ground) / noise).square().mean(dim=1), self.scale)
-        return F.interpolate(mask[:, None], size=image.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        large = F.interpolate(mask[:, None], size=image.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        return large.to(image.dtype)
 
 
 def _frame(maps: Tensor) -> Tensor:

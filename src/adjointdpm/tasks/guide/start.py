@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.grid import as_grid, laid_out_as
 from adjointdpm.tasks.guide.guess import Guess, blended
 from adjointdpm.tasks.painter import Painted, Painter
 from adjointdpm.tasks.team import Team
@@ -93,8 +94,9 @@ def paint_cases(painter: Painter, team: Team, prompts: Sequence[str], noise: Seq
 
 
 def moved(noise: Tensor, steps: Sequence[tuple[int, int]]) -> Tensor:
-    """Noises (N, C, h, w), each rolled by its own number of cells to the right and down."""
-    return torch.stack([z.roll((down, right), (-2, -1)) for z, (right, down) in zip(noise, steps, strict=True)])
+    """Noises, each rolled by its own number of cells to the right and down."""
+    cells = zip(as_grid(noise), steps, strict=True)
+    return laid_out_as(noise, torch.stack([z.roll((down, right), (-2, -1)) for z, (right, down) in cells]))
 
 
 def way_to(

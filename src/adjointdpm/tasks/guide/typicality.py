@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from adjointdpm.tasks.guide.grid import as_grid
+
 __all__ = ["TYPICAL", "deviance", "on_shell", "scales", "typicality"]
 
 TYPICAL = 0.5  # about what `deviance` is for Gaussian noise; it is exactly so for many cells
@@ -21,7 +23,7 @@ FLOOR = 1e-8
 
 
 def on_shell(free: Tensor, drawn: Tensor) -> Tensor:
-    """Each noise of `free` (B, C, h, w) at the length of the same one of `drawn`."""
+    """Each noise of `free` (B, ...) at the length of the same one of `drawn`."""
     sides = tuple(range(1, free.dim()))
     wanted = drawn.square().sum(dim=sides, keepdim=True)
     return free * (wanted / free.square().sum(dim=sides, keepdim=True).clamp_min(FLOOR)).sqrt()
@@ -37,9 +39,9 @@ def scales(height: int, width: int) -> list[int]:
 
 def deviance(noise: Tensor) -> Tensor:
     """(B,): n (v - 1 - log v) / 2, v the mean square of a channel's n block means; mean over channels and scales."""
-    parts = []
-    for side in scales(*noise.shape[-2:]):
-        blocks = side * F.avg_pool2d(noise, side)
+    grid, parts = as_grid(noise), []
+    for side in scales(*grid.shape[-2:]):
+        blocks = side * F.avg_pool2d(grid, side)
         count = blocks.shape[-2] * blocks.shape[-1]
         v = blocks.square().mean(dim=(-2, -1)).clamp_min(FLOOR)
         parts.append(0.5 * count * (v - 1 - v.log()).mean(dim=1))
