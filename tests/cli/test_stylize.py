@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,20 +51,22 @@ def test_a_style_end_to_end(stylize: Callable[..., Any], tiny_folder: Path) -> N
     document = resumed.document
     assert document["report"] == "run/report.html"
     assert set(document["results"]["sets"]) == {"training pairs", "unseen noises", "unseen prompts"}
+    assert document["results"]["sets"]["unseen prompts"]["images"] == 1  # what only the report shows is resumed too
     other = stylize("--resume", "--out", "run", "--lr", 0.3)
     assert other.code == 2
     assert "lr" in other.err
 
 
 def test_the_printed_command_repeats_it(stylize: Callable[..., Any], cli: Callable[..., Any]) -> None:
-    ran = stylize("style.png", *QUICK, "--out", "run")
+    ran = stylize("style.png", *QUICK, "--solver", "euler", "--gradient", "full", "--dtype", "float64", "--out", "run")
     line = next(line for line in ran.out.splitlines() if line.startswith("the same"))
-    words = line.split("adjointdpm ")[1].replace("'", "").split()
-    assert cli(*words, "--device", "cpu").code == 0
-    first, second = (
-        json.loads(Path(folder, "run.json").read_text())["results"]["sets"] for folder in ("run", "run-again")
-    )
-    assert first == second
+    words = shlex.split(line)[3:]
+    again = cli(*words, "--device", "cpu")
+    assert again.code == 0, again.err
+    first, second = (json.loads(Path(folder, "run.json").read_text()) for folder in ("run", "run-again"))
+    assert first["results"]["sets"] == second["results"]["sets"]
+    assert first["identity"] == second["identity"]
+    assert shlex.join(words) in html.unescape(Path("run/report.html").read_text())
 
 
 def test_settings_from_yaml_beneath_options(stylize: Callable[..., Any]) -> None:

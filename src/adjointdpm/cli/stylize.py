@@ -5,11 +5,11 @@ The options mirror `tasks.stylize.config.StylizeConfig`.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adjointdpm.cli.again import command_again
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.settings import FLAGS as SHARED
 from adjointdpm.cli.settings import RECORD, task_settings
@@ -44,11 +44,15 @@ def stylize(
     from adjointdpm.tasks.stylize import stylize_model as run
 
     config = task_settings(StylizeConfig, given, config_file, resume=resume, flags=FLAGS)
-    pipe = choice.load()
-    generator = ad.differentiable(pipe, **{name: value for name, value in road.items() if value is not None})
+    generator = ad.differentiable(choice.load(), **{name: value for name, value in road.items() if value is not None})
+    again = command_again("stylize", config, FLAGS, road, choice)
     label = f"learning the style of {config.style.name}"
     with shell.progress(label, config.optimiser_steps) as update:
-        result = run(config, generator, on_step=lambda n, of, loss: update(n, f"{label}, loss {loss:.3f}"))
+
+        def on_step(step: int, of: int, loss: float) -> None:
+            update(step, f"{label}, loss {loss:.3f}")
+
+        result = run(config, generator, on_step=on_step, again=again)
     shell.emit(
         {
             "command": "stylize",
@@ -59,12 +63,12 @@ def stylize(
             "record": result.folder / RECORD,
         }
     )
-    for line in summary(config, result, choice):
+    for line in summary(config, result, again):
         shell.say(line)
     return 0
 
 
-def summary(config: StylizeConfig, result: StylizeResult, choice: ModelChoice) -> list[str]:
+def summary(config: StylizeConfig, result: StylizeResult, again: str) -> list[str]:
     """The results for people."""
     found = result.results
     lines = [
@@ -83,11 +87,5 @@ def summary(config: StylizeConfig, result: StylizeResult, choice: ModelChoice) -
         *lines,
         f"weights       {result.weights}",
         f"report        {result.report_path}",
-        f"the same      {shlex.join(_again(result, choice))}",
+        f"the same      {again}",
     ]
-
-
-def _again(result: StylizeResult, choice: ModelChoice) -> list[str]:
-    words = ["adjointdpm", "stylize", "--config", str(result.folder / "config.json")]
-    words += ["--out", f"{result.folder}-again"]
-    return words if choice.model is None else [*words, "--model", choice.model]

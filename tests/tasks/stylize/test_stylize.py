@@ -2,6 +2,7 @@
 
 import html
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_it_learns_reports_and_leaves_the_pipeline_alone(gen, settings, tmp_path
     page = result.report_path.read_text()
     assert "The style of stripes.png" in page
     assert "load_lora_weights" in page
-    assert "adjointdpm stylize --config" in page
+    assert "adjointdpm.tasks.stylize_model(adjointdpm.tasks.StylizeConfig(" in page
     for name in ("training-pairs", "unseen-noises", "unseen-prompts"):
         with Image.open(result.folder / f"{name}.png") as sheet:
             assert sheet.width > 50
@@ -245,6 +246,8 @@ def test_features_that_turn_nan_name_the_step_and_keep_the_last_good_state(gen, 
         ({"content_layers": (-4,)}, InvalidInput, "no layer -4"),
         ({"style": "ABSENT"}, InvalidInput, "there is no style image"),
         ({"style": "DOT"}, InvalidInput, "1 x 1 pixels"),
+        ({"style_scale": 1e-3}, InvalidInput, r"scaled to 0 pixels .*larger style_scale \(--style-scale\)"),
+        ({"style_scale": 1e6}, InvalidInput, "50 megapixels at most: choose a smaller style_scale"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(gen, settings, tmp_path, changes, error, message):
@@ -264,6 +267,28 @@ def test_bad_input_is_refused_and_nothing_is_written(gen, settings, tmp_path, ch
     assert not config.out.exists()
     assert fingerprint(gen.pipe) == before
     assert not hasattr(gen.pipe.unet, "peft_config")
+
+
+@pytest.mark.parametrize("weights", ["cross-attention", "all"])
+def test_plain_weights_of_a_model_in_half_precision_need_mixed_precision(settings, tmp_path, weights):
+    half = differentiable(tiny_pipeline().to(torch.bfloat16))
+    config = settings(tmp_path, weights=weights)
+    with pytest.raises(InvalidInput, match="does not mix with a pipeline in bfloat16: say --mixed-precision bf16"):
+        stylize_model(config, half)
+    assert not config.out.exists()
+
+
+def test_the_tracker_is_closed_whatever_happens(gen, settings, tmp_path, monkeypatch):
+    closed = []
+    tracker = SimpleNamespace(log=lambda *a: None, close=lambda: closed.append(True))
+    monkeypatch.setattr("adjointdpm.tasks.stylize.run.open_tracker", lambda *a: tracker)
+
+    def die(*a):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stylize_model(settings(tmp_path), gen, on_step=die)
+    assert closed == [True]
 
 
 def test_without_any_network_it_says_what_to_install(gen, settings, tmp_path, monkeypatch):

@@ -45,6 +45,8 @@ def test_unseen_prompts_share_no_word_with_those_learnt_on():
         ({"style_weight": -1}, "greater than or equal to 0"),
         ({"content_weight": float("nan")}, "finite"),
         ({"style_scale": 0}, "greater than 0"),
+        ({"style_layers": []}, "style_layers\n.*at least 1 item"),
+        ({"content_layers": []}, "content_layers\n.*at least 1 item"),
         ({"prompts": ("cat", " ")}, "a prompt is empty"),
         ({"prompts": ()}, "at least 1"),
         ({"weights": "unet"}, "lora"),

@@ -64,8 +64,8 @@ class StylizeConfig(TaskConfig):
         default=AUTO, description="Network of the losses: vgg19, efficientnet, classifier, module:function."
     )
     content_features: str | None = Field(default=None, description="Network of the content loss; None: the same.")
-    style_layers: tuple[int, ...] | None = Field(default=None, description="None: all but the deepest.")
-    content_layers: tuple[int, ...] | None = Field(default=None, description="None: the deepest but one.")
+    style_layers: tuple[int, ...] | None = Field(default=None, min_length=1, description="None: all but the deepest.")
+    content_layers: tuple[int, ...] | None = Field(default=None, min_length=1, description="None: the deepest but one.")
     style_weight: Weight = Field(default=1.0, description="w_s")
     content_weight: Weight = Field(default=1.0, description="w_c")
     epochs: int = Field(default=20, ge=1, description="How often each pair has its turn.")

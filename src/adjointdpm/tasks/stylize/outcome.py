@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from adjointdpm.runs import RunFolder, atomic_write
 from adjointdpm.tasks.loop import History
 from adjointdpm.tasks.stylize.compare import Comparison
 from adjointdpm.tasks.stylize.config import StylizeConfig
-from adjointdpm.tasks.stylize.networks import Networks, is_embedded
+from adjointdpm.tasks.stylize.networks import Networks
 from adjointdpm.tasks.stylize.validation import Validation
 
 __all__ = ["CONFIG_FILE", "REPORT_FILE", "WEIGHTS", "Outcome", "usage"]
@@ -64,6 +63,7 @@ class Outcome:
     history: History
     comparisons: Sequence[Comparison]
     validation: Validation
+    again: str
 
     def write(self, run: RunFolder, terms: Rows) -> None:
         """Sheets, settings and report first, the record last; `terms` are the rows of style and content by step."""
@@ -97,7 +97,7 @@ class Outcome:
             *(self._pictures(comparison) for comparison in reversed(self.comparisons)),
             Section("Figures", [self._table(), Text(self._explained())]),
             Section("While it ran", self._progress(terms)),
-            Section("Settings", [Facts(self._facts()), Code(self._again(run), "The same again:")]),
+            Section("Settings", [Facts(self._facts()), Code(self.again, "The same again:")]),
             Section("Use it", [Code(self._usage(run))]),
         ]
         versions = run.record["environment"]["versions"]
@@ -186,14 +186,6 @@ class Outcome:
             ("sampler", f"{c.steps} steps, guidance {c.guidance_scale:g}, mixed precision: {c.mixed_precision}"),
             ("time", f"{sum(self.history.seconds):.0f} s of optimisation"),
         ]
-
-    def _again(self, run: RunFolder) -> str:
-        pipe = self.validation.painter.generator.pipe
-        words = ["adjointdpm", "stylize", "--config", str(run.path / CONFIG_FILE), "--out", f"{run.path}-again"]
-        name = str(getattr(pipe.config, "_name_or_path", "") or "")
-        if name and not is_embedded(pipe):
-            words += ["--model", name]
-        return shlex.join(words)
 
     def _usage(self, run: RunFolder) -> str:
         pipe = self.validation.painter.generator.pipe

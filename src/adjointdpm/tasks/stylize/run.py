@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from adjointdpm.losses import check_loss
 from adjointdpm.losses.style import StyleTarget
 from adjointdpm.runs import JsonlLog, RunFolder, load_tensors, read_jsonl, save_tensors
 from adjointdpm.runs.log import NoLog
+from adjointdpm.tasks.again import in_python
 from adjointdpm.tasks.loop import History, optimise
 from adjointdpm.tasks.painter import Painted, Painter
 from adjointdpm.tasks.stylize.compare import Comparison, paint_pairs
@@ -63,12 +65,13 @@ def stylize_model(
     *,
     on_step: Callable[[int, int, float], None] | None = None,
     team: Team | None = None,
+    again: str | None = None,
 ) -> StylizeResult:
     """Fine-tune as `config` describes with `generator` (of `ad.differentiable`).
 
     Resumes an interrupted run in `config.out`; a finished one only has its report drawn again.  The pipeline is as it
     was afterwards.  `on_step(step, steps, loss)` is called after each step.  Under `accelerate launch` the processes
-    share the pairs of each step.
+    share the pairs of each step.  `again` is the command that repeats the run, for the report.
     Raises `InvalidInput` or `NotDifferentiable` before any optimisation if something does not fit, `OutputError` if
     the folder is in use or cannot be written, `NonFinite` naming the step if loss or gradient stop being finite, and
     `RunInterrupted` (exit status 130 or 143) after saving on SIGINT or SIGTERM.
@@ -82,7 +85,7 @@ def stylize_model(
     picture = open_style(config.style)
     networks = Networks.load(config, pipe)
     trained = Trained(pipe, config.weights, config.rank, config.alpha, config.init_seed)
-    tracker = open_tracker(config.tracker, config.out, config.model_dump(mode="json"), team)
+    trained.check_precision(config.mixed_precision)
     identity = {
         **fingerprint(pipe),
         "generator": repr(generator),
@@ -90,7 +93,11 @@ def stylize_model(
         "style": hashlib.sha256(config.style.read_bytes()).hexdigest()[:16],
     }
     device = str(getattr(pipe, "device", "cpu"))
-    with RunFolder(config.out, "stylize", config.identity(), identity, device, team=team) as run, trained:
+    with (
+        closing(open_tracker(config.tracker, config.out, config.model_dump(mode="json"), team)) as tracker,
+        RunFolder(config.out, "stylize", config.identity(), identity, device, team=team, free=config.free()) as run,
+        trained,
+    ):
         painter = Painter(generator, config, wrt=("weights",) if config.weights == "all" else ())
         before = _before(run, painter, team, config)
         side = round(min(before.image.shape[-2:]) * config.style_scale)
@@ -111,12 +118,12 @@ def stylize_model(
         loop = config.loop_settings()
         shared: dict[str, Any] = {"team": team, "tracker": tracker, "precision": painter.precision}
         history = optimise(run, trained.parameters, backward, loop, on_step, **shared)
-        tracker.close()
         _keep_best(config, history, trained.parameters)
         if config.validate_every:
             validation.draw(len(history.losses))
         comparisons = _compare(painter, trained, team, before, meters)
-        outcome = Outcome(config, networks, style, history, comparisons, validation)
+        repeat = again or in_python("stylize_model", config)
+        outcome = Outcome(config, networks, style, history, comparisons, validation, repeat)
         if team.main:
             trained.export(config.out / WEIGHTS)
             outcome.write(run, read_jsonl(config.out / TERMS_FILE))

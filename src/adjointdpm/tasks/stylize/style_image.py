@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from adjointdpm.errors import InputWarning, InvalidInput
-from adjointdpm.tasks.images import open_picture, tensors_of
+from adjointdpm.tasks.images import MAX_PIXELS, open_picture, tensors_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,10 +45,18 @@ def open_style(path: Path) -> Image:
 
 
 def style_tensor(picture: Image, side: int, name: str = "the style image") -> Tensor:
-    """(1, 3, H, W) in [0, 1], its shorter side `side` pixels long; warns if that enlarges it."""
+    """(1, 3, H, W) in [0, 1], its shorter side `side` pixels long; warns if that enlarges it.
+
+    Raises `InvalidInput` for a size that holds no texture, or more than 50 megapixels.
+    """
     from PIL import Image
 
     shorter = min(picture.size)
+    if side < SMALLEST or side**2 * max(picture.size) / shorter > MAX_PIXELS:
+        raise InvalidInput(
+            f"{name} would be scaled to {side} pixels on its shorter side; expected at least {SMALLEST}, and 50 "
+            f"megapixels at most: choose a {'larger' if side < SMALLEST else 'smaller'} style_scale (--style-scale)"
+        )
     if shorter < side:
         _say(f"{name} is only {picture.width} x {picture.height}: enlarged, which blurs its texture")
     width, height = (max(side, round(length * side / shorter)) for length in picture.size)
