@@ -5,20 +5,20 @@ The options mirror `tasks.RewardConfig`.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adjointdpm.cli.again import command_again
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.settings import FLAGS as SHARED
-from adjointdpm.cli.settings import RECORD, flag, task_settings
+from adjointdpm.cli.settings import RECORD, task_settings
 from adjointdpm.cli.shell import Shell
 
 if TYPE_CHECKING:
     from adjointdpm.tasks import RewardConfig, RewardResult
 
-__all__ = ["FLAGS", "command_again", "reward", "settings"]
+__all__ = ["FLAGS", "reward", "settings"]
 
 #: Option of each field of the configuration whose name differs from "--field-name".
 FLAGS = SHARED | {
@@ -54,7 +54,7 @@ def reward(
             config,
             generator,
             on_step=lambda n, of, loss: update(n, f"{label}, reward {-loss:.4g}"),
-            again=command_again(config, roads, choice),
+            again=command_again("reward", config, FLAGS, road, choice),
         )
     if result.verdict == "hacked":
         shell.warn("reward hacking: the optimised reward rose while the held-out one fell; see the report")
@@ -79,19 +79,6 @@ def settings(given: Mapping[str, Any], config_file: Path | None, resume: bool) -
     from adjointdpm.tasks import RewardConfig
 
     return task_settings(RewardConfig, given, config_file, resume=resume, flags=FLAGS)
-
-
-def command_again(config: RewardConfig, road: Mapping[str, Any], choice: ModelChoice) -> str:
-    """The command that repeats a run with these settings in another folder."""
-    words = ["adjointdpm", "reward", *config.prompts]
-    fields = config.model_dump(mode="json", exclude_defaults=True, exclude={"out", "prompts"})
-    machine = {"model": choice.model, "variant": choice.variant, "dtype": choice.dtype}
-    options = {flag(name, FLAGS): value for name, value in fields.items()}
-    options |= {f"--{name}": value for name, value in {**road, **machine}.items() if value not in (None, "float32")}
-    for option, value in options.items():
-        for each in value if isinstance(value, list) else [value]:
-            words.append(f"{option}={each}")  # a weight of a reward may begin with a minus
-    return shlex.join([*words, "--out", f"{config.out}-again"])
 
 
 def summary(config: RewardConfig, result: RewardResult) -> list[str]:

@@ -360,6 +360,7 @@ def test_a_reward_that_turns_nan_names_the_step_and_keeps_the_last_good_state(ge
         ({"held_out": "MINE:one_number"}, InvalidInput, "a single number"),
         ({"held_out": "nonsense"}, InvalidInput, "no reward 'nonsense'"),
         ({"optimise": "embedding", "rows": 16}, InvalidInput, "16 learnt rows do not fit"),
+        ({"rewards": ("classifier",), "optimise": "embedding", "unseen_prompts": ("red",)}, InvalidInput, "red' names"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_and_nothing_is_written(gen, tmp_path, changes, error, message):
@@ -417,6 +418,15 @@ def test_settings_of_alignprop_lie_beneath_what_is_given(tmp_path):
     config = RewardConfig(out=tmp_path, preset="alignprop", steps=7)
     assert (config.optimise, config.gradient, config.rank, config.steps) == ("weights", "random_truncation", 4, 7)
     assert config.loop_settings().clip_norm == 1.0
+
+
+@pytest.mark.parametrize("train", ["cross-attention", "all"])
+def test_plain_weights_of_a_model_in_half_precision_need_mixed_precision(tmp_path, train):
+    half = differentiable(tiny_pipeline().to(torch.float16))
+    config = settings(tmp_path, optimise="weights", train=train)
+    with pytest.raises(InvalidInput, match="does not mix with a pipeline in float16: say --mixed-precision fp16"):
+        maximise_reward(config, half)
+    assert not config.out.exists()
 
 
 def test_mixed_precision_stays_close(gen, tmp_path):

@@ -8,6 +8,7 @@ from scipy.stats import t
 
 from adjointdpm import zoo
 from adjointdpm.errors import InvalidInput
+from adjointdpm.losses.rewards import read_term
 from adjointdpm.tasks import RewardConfig
 from adjointdpm.tasks.reward.recognition import Recognised, named_in
 from adjointdpm.tasks.reward.scores import Change, Rewards, mean_interval, verdict
@@ -86,3 +87,16 @@ def test_log_probabilities_of_the_embedded_networks(name):
 def test_the_judge_watches_where_it_can(tmp_path, changes, size, expected):
     watched = Rewards.of(RewardConfig(out=tmp_path, **changes), size).watched
     assert (None if watched is None else watched.reward) == expected
+
+
+def test_every_prompt_and_size_of_batch_that_is_to_come_is_tried_once():
+    calls = []
+
+    def reward(images, prompts):
+        calls.append(list(prompts))
+        return images.mean((1, 2, 3))
+
+    rewards = Rewards([read_term("a")], [reward], None, None)
+    later = [["cat", "dog"], ["dog"], ["owl", "dog"], ["owl"], ["dog", "dog"]]
+    rewards.try_out(torch.rand(2, 3, 8, 8), ["cat", "dog"], later)
+    assert calls == [["cat", "dog"], ["dog"], ["owl", "dog"]]

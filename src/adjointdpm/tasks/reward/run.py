@@ -17,6 +17,8 @@ import torch
 from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import fingerprint
 from adjointdpm.runs import RunFolder, environment
+from adjointdpm.tasks.again import in_python
+from adjointdpm.tasks.images import parts
 from adjointdpm.tasks.loop import History, optimise
 from adjointdpm.tasks.reward.config import Item, RewardConfig
 from adjointdpm.tasks.reward.objective import Objective
@@ -82,7 +84,7 @@ def maximise_reward(
     device = str(getattr(generator.pipe, "device", "cpu"))
     tracker = open_tracker(config.tracker, config.out, config.identity(), team)
     with (
-        RunFolder(config.out, "reward", config.identity(), identity, device, team=team) as run,
+        RunFolder(config.out, "reward", config.identity(), identity, device, team=team, free=config.free()) as run,
         subject_of(generator, config) as (subject, painter),
         closing(tracker),
     ):
@@ -90,7 +92,9 @@ def maximise_reward(
         first = pairs[:2]
         tried = painter.paint(*subject.before(first)).image.to(device)
         rewards = Rewards.of(config, (int(tried.shape[-2]), int(tried.shape[-1])))
-        rewards.try_out(tried, [item.prompt for item in first])
+        others = [Item(place, prompt, seed) for place, (prompt, seed) in enumerate(config.unseen)]
+        later = _batches(config, config.items(1), pairs, others)
+        rewards.try_out(tried, [item.prompt for item in first], later)
         run.begin()
         objective = Objective(config, painter, subject, rewards, team, run, tracker)
         history = optimise(
@@ -102,11 +106,11 @@ def maximise_reward(
             _restore_best(subject, history)
         files = subject.export(config.out, _provenance(config, generator, model)) if team.main else []
         seen = _compare(objective, pairs)
-        others = [Item(place, prompt, seed) for place, (prompt, seed) in enumerate(config.unseen)]
         unseen = _compare(objective, others) if others else None
         own = generator.settings.gradient
         gradient = config.gradient or str(getattr(own, "name", own))
-        outcome = Outcome(config, rewards, history, seen, unseen, files, again or _in_python(config), gradient)
+        repeat = again or in_python("maximise_reward", config)
+        outcome = Outcome(config, rewards, history, seen, unseen, files, repeat, gradient)
         if team.main:
             outcome.write(run)
         team.wait()
@@ -121,6 +125,11 @@ def maximise_reward(
     )
 
 
+def _batches(config: RewardConfig, *several: Sequence[Item]) -> list[list[str]]:
+    """Prompts of the images that rewards will be given at once."""
+    return [[items[i].prompt for i in part] for items in several for part in parts(len(items), config.batch_size)]
+
+
 def _compare(objective: Objective, items: Sequence[Item]) -> Compared:
     (before, scores_before), (after, scores_after) = objective.paint(items, before=True), objective.paint(items)
     return Compared(items, before, after, scores_before, scores_after)
@@ -131,13 +140,6 @@ def _restore_best(subject: Subject, history: History) -> None:
     with torch.no_grad():
         for name, parameter in subject.parameters.items():
             parameter.copy_(history.best[name])
-
-
-def _in_python(config: RewardConfig) -> str:
-    """The call that repeats the run, where no command is known."""
-    given = config.model_dump(mode="json", exclude_defaults=True)
-    fields = ", ".join(f"{name}={value!r}" for name, value in given.items())
-    return f"adjointdpm.tasks.maximise_reward(adjointdpm.tasks.RewardConfig({fields}), generator)"
 
 
 def _provenance(config: RewardConfig, generator: Any, model: dict[str, str]) -> dict[str, Any]:

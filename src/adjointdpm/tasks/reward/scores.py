@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -89,11 +89,20 @@ class Rewards:
         functions = [load_reward(term, MAKERS) for term in terms]
         return cls(terms, functions, watched, None if watched is None else load_reward(watched, MAKERS))
 
-    def try_out(self, images: Tensor, prompts: Sequence[str]) -> None:
-        """Call each once on (B, 3, H, W); raises as `losses.rewards.check_reward` before any work is done."""
+    def try_out(self, images: Tensor, prompts: Sequence[str], later: Iterable[Sequence[str]] = ()) -> None:
+        """Call each on (B, 3, H, W), and on one of them under the prompts of batches that are to come `later`.
+
+        Raises as `losses.rewards.check_reward`, before any work is done.
+        """
         for term, function in zip(self.terms, self.functions, strict=True):
             check_reward(function, term.reward, images, prompts)
         self.held_out(images, prompts)
+        known, sizes = set(prompts), {len(prompts)}
+        for batch in later:
+            if not known.issuperset(batch) or len(batch) not in sizes:
+                self.score(images[:1].expand(len(batch), -1, -1, -1), batch)
+                known.update(batch)
+                sizes.add(len(batch))
 
     def total(
         self, images: Tensor, prompts: Sequence[str], step: int | None = None

@@ -119,6 +119,8 @@ class Embedding(_Plain):
 
     def __init__(self, painter: Painter, config: RewardConfig) -> None:
         super().__init__(painter)
+        embeds, negative = painter.encode(config.prompts[:1])
+        painter.conditioning(embeds + 1, negative)  # refuses a pipeline that cannot paint rows that are changed
         self.space: Space = PromptSpace(painter, config) if config.space == "prompt" else TokenSpace(painter, config)
         self.parameters: Mapping[str, Tensor] = {"embedding": self.space.parameter}
 
@@ -156,7 +158,9 @@ class Weights(_Plain):
 def subject_of(generator: Any, config: RewardConfig) -> Iterator[tuple[Subject, Painter]]:
     """What `config.optimise` says, with the painter that draws it; at the end the pipeline is as it was."""
     if config.optimise == "weights":
-        with Trained(generator.pipe, config.train, config.rank, config.alpha, config.init_seed) as trained:
+        trained = Trained(generator.pipe, config.train, config.rank, config.alpha, config.init_seed)
+        trained.check_precision(config.mixed_precision)
+        with trained:
             painter = Painter(generator, config)
             yield Weights(painter, trained), painter
         return
