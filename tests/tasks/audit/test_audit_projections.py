@@ -91,3 +91,16 @@ def test_a_step_climbs_and_has_its_length(norm):
     length = step.abs().flatten(1).amax(1) if norm == "linf" else size(step) / math.sqrt(256)
     assert torch.allclose(length.double(), torch.full((3,), 0.1).double(), rtol=1e-5)
     assert not bool(bound.step(torch.zeros_like(gradient), 1.0).any())
+
+
+@pytest.mark.parametrize("norm", ["l2", "shell"])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.float16, 3e4), (torch.float16, 1e-7), (torch.float32, 1e30), (torch.float32, 1e-30)]
+)
+def test_a_step_has_its_length_whatever_the_size_of_the_gradient(norm, dtype, scale):
+    direction = torch.ones(2, 4, 8, 8)
+    direction[:, 2:] = -1
+    step = Bound(norm, 0.4).step((scale * direction).to(dtype), 0.25)
+    assert step.dtype == torch.float32
+    assert torch.allclose(step, 0.1 * direction, rtol=1e-4)
+    assert not bool(Bound(norm, 0.4).step(torch.zeros(2, 4, 8, 8, dtype=dtype), 1.0).any())  # nor NaN

@@ -70,10 +70,13 @@ class Bound:
         return size * (torch.cos(turned) * pole + torch.sin(turned) * side)
 
     def step(self, gradient: Tensor, length: float) -> Tensor:
-        """The steepest step of size `length` τ in this norm: of signs, or along the gradient."""
+        """The steepest step of size `length` τ in this norm: of signs, or along the gradient; at least float32."""
+        gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         if self.norm == "linf":
             return self.tau * length * gradient.sign()
-        return self.radius(gradient) * length * gradient / _norm(gradient).clamp_min(TINY)
+        largest = _flat(gradient).abs().amax(dim=1).reshape(-1, *[1] * (gradient.ndim - 1))
+        along = gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny)  # squares that fit
+        return self.radius(gradient) * length * along / _norm(along).clamp_min(TINY)
 
     def draw(self, center: Tensor, generator: torch.Generator, corner: bool = False) -> Tensor:
         """One random point within the bound of a single noise `center` (1, …); at its edge if `corner`.
