@@ -6,7 +6,7 @@ import math
 import pytest
 
 from adjointdpm.tasks.audit.statistics import Rate, mcnemar
-from adjointdpm.tasks.audit.tally import GRID, Tally
+from adjointdpm.tasks.audit.tally import GRID, OTHERS, Tally
 
 
 def row(exact, draws, calls=(10, 10), group="a", dropped=False, judged=True, transfer=None):
@@ -79,6 +79,20 @@ def test_results_hold_rates_intervals_and_tests():
     curve = found["methods"]["exact"]["curve"]
     assert len(curve["calls"]) == len(curve["share"]) == GRID and curve["calls"][-1] == 96
     assert curve["share"] == sorted(curve["share"])
+
+
+def grouped(**counts):
+    found = Tally(3, 96, ("exact",))
+    found.groups = {name: list(pair) for name, pair in counts.items()}
+    return {name: (rate["n"], rate["hits"]) for name, rate in found.results((1, 2, 3), least=5)["groups"].items()}
+
+
+def test_small_groups_are_counted_together():
+    assert grouped(a=(8, 3), b=(5, 1)) == {"a": (8, 3), "b": (5, 1)}
+    assert grouped(a=(8, 3), b=(4, 1), c=(2, 2)) == {"a": (8, 3), OTHERS: (6, 3)}
+    # the totals minus b would give c away
+    assert grouped(a=(8, 3), b=(6, 1), c=(1, 1)) == {"a": (8, 3), OTHERS: (7, 2)}
+    assert grouped(a=(2, 1)) == {OTHERS: (2, 1)} and grouped() == {}
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 0), (5, 5), (10, 0), (0, 7), (12, 3), (30, 11)])

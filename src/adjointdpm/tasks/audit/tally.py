@@ -12,9 +12,11 @@ from typing import Any
 
 from adjointdpm.tasks.audit.statistics import Rate, mcnemar
 
-__all__ = ["GRID", "Row", "Tally"]
+__all__ = ["GRID", "LEAST_GROUP", "OTHERS", "Row", "Tally"]
 
 GRID = 32  # places at which the curve over network calls is counted
+LEAST_GROUP = 5  # samples of a concept that filter mode gives a rate for
+OTHERS = "the rest together"
 Row = Mapping[str, Any]
 
 
@@ -100,8 +102,12 @@ class Tally:
         """Share of samples whose verdict changed within the bound of that index while the judge agrees."""
         return Rate(self.counted[method][tau], self.n)
 
-    def results(self, taus: Sequence[float]) -> dict[str, Any]:
-        """The counts as rates with intervals, for results.json and the report."""
+    def results(self, taus: Sequence[float], least: int = 1) -> dict[str, Any]:
+        """The counts as rates with intervals, for results.json and the report.
+
+        Groups of fewer than `least` samples are counted together, with the next larger one if they are too few still:
+        by subtraction nothing of them can be read from the totals then.
+        """
         methods = {}
         for name in self.methods:
             rows = []
@@ -115,6 +121,19 @@ class Tally:
             places = [round((j + 1) / GRID * self.calls) for j in range(GRID)]
             shares = [hits / self.n if self.n else 0.0 for hits in self.curve[name]]
             methods[name] = {"rates": rows, "curve": {"calls": places, "share": shares}}
-        groups = {name: Rate(hits, n).as_dict() for name, (n, hits) in sorted(self.groups.items())}
+        groups, rest = {}, Rate(0, 0)
+        for name, (n, hits) in sorted(self.groups.items(), key=lambda item: item[1][0]):
+            if n < least or 0 < rest.n < least:
+                rest += Rate(hits, n)
+            else:
+                groups[name] = Rate(hits, n)
+        if rest.n:
+            groups[OTHERS] = rest
         transfer = {name: Rate(wrong, n).as_dict() for name, (n, wrong) in sorted(self.transfer.items())}
-        return {"n": self.n, "dropped": self.dropped, "methods": methods, "groups": groups, "transfer": transfer}
+        return {
+            "n": self.n,
+            "dropped": self.dropped,
+            "methods": methods,
+            "groups": {name: rate.as_dict() for name, rate in sorted(groups.items())},
+            "transfer": transfer,
+        }
