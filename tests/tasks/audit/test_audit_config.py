@@ -37,6 +37,7 @@ def test_bounds_are_put_in_order():
         ({"mode": "filter"}, "owner and purpose"),
         ({"mode": "filter", "owner": "me", "purpose": " "}, "needs purpose"),
         (FILTER | {"images": True}, "writes rates only"),
+        (FILTER | {"tracker": "wandb"}, "records the command line"),
         (FILTER | {"transfer": ("a:b",)}, "transfer: for classifier mode"),
         (FILTER | {"target_class": 3}, "target_class: for classifier mode"),
         (FILTER | {"loss": "margin"}, "for classifier mode"),
@@ -77,6 +78,14 @@ def test_filter_mode_does_not_write_prompts_down():
     assert found.identity()["prompts"]["count"] == 2
     assert found.identity() != config(prompts=("red apple", "cake"), **FILTER).identity()
     assert config(prompts=("red apple",)).identity()["prompts"] == ["red apple"]
+
+
+def test_settings_are_shown_without_the_words_of_filter_mode():
+    words = {"prompts": ("red apple",), "control_prompts": ("fox",), "negative_prompt": "blurred"}
+    shown = config(**words, **FILTER).shown()
+    assert (shown.prompts, shown.control_prompts, shown.negative_prompt) == (("PROMPT...",), ("TEXT...",), "TEXT")
+    assert config(**FILTER).shown() == config(**FILTER)
+    assert config(**words).shown() == config(**words)
 
 
 def test_a_record_without_the_prompts_asks_for_them():

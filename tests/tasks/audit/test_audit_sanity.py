@@ -31,6 +31,11 @@ def test_a_plain_network_passes():
     assert failed(kind=None, classes=0) == {}
 
 
+@pytest.mark.parametrize("kind", ["probabilities", "one_probability"])
+def test_probabilities_are_found(kind):
+    assert "returns probabilities" in failed(kind=kind)["outputs"]
+
+
 def test_randomness_is_found():
     def noisy(images):
         return NETWORK(images) + 0.01 * torch.randn(len(images), 5)

@@ -1,10 +1,14 @@
 """A step that lets no gradient through is named, with the line that it is on."""
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from adjointdpm.errors import InvalidInput, NotDifferentiable
 from adjointdpm.tasks.audit.network import ClassifierUnderAudit
+from adjointdpm.tasks.audit.responsible import local_only
 from adjointdpm.tasks.audit.stops import find_stop
 from tests.tasks.audit import networks
 
@@ -86,3 +90,21 @@ def test_names_of_classes_must_be_as_many_as_the_outputs():
 def test_a_network_that_opens_a_connection_is_refused():
     with pytest.raises(InvalidInput, match="opens a connection to"):
         ClassifierUnderAudit(networks.calls_home, "mine").probe(IMAGES)
+
+
+def test_a_thread_of_the_network_may_not_open_one_either():
+    def network(images):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(networks.calls_home, images).result()
+
+    with pytest.raises(InvalidInput, match="mine opens a connection to"):
+        ClassifierUnderAudit(network, "mine").probe(IMAGES)
+
+
+def test_connections_of_others_are_none_of_its_business():
+    with local_only("mine"):
+        pass
+    with socket.socket() as listening, socket.socket() as calling:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        calling.connect(listening.getsockname())

@@ -48,7 +48,7 @@ def audit(
         str | None,
         typer.Option(
             "--outputs",
-            help="auto, logits, probabilities, log_probabilities, one_logit (default: auto).",
+            help="auto, logits, probabilities, log_probabilities, one_logit, one_probability (default: auto).",
             rich_help_panel=SUBJECT,
         ),
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from adjointdpm.tasks.audit.responsible import record_of, refuse_address
+from adjointdpm.tasks.audit.responsible import WORDS, record_of, refuse_address
 from adjointdpm.tasks.settings import Positive, Seed, TaskConfig
 
 __all__ = ["BASELINES", "AuditConfig", "Baseline", "LossName", "Mode", "Norm", "OptimiserName", "OutputKind"]
@@ -16,7 +16,7 @@ Mode = Literal["classifier", "filter"]
 Norm = Literal["linf", "l2", "shell"]
 LossName = Literal["margin", "cross_entropy", "dlr", "cosine"]
 OptimiserName = Literal["sign", "adam", "apgd"]
-OutputKind = Literal["auto", "logits", "probabilities", "log_probabilities", "one_logit"]
+OutputKind = Literal["auto", "logits", "probabilities", "log_probabilities", "one_logit", "one_probability"]
 Baseline = Literal["random", "best_of_n", "one_step", "adjoint"]
 BASELINES: tuple[Baseline, ...] = ("random", "best_of_n", "one_step", "adjoint")
 Name = Annotated[str, Field(min_length=1)]
@@ -34,7 +34,6 @@ class AuditConfig(TaskConfig):
     """
 
     PAPER: ClassVar[Mapping[str, Any]] = {"norm": "linf"}
-    FREE: ClassVar[frozenset[str]] = frozenset({"images"})
 
     mode: Mode = Field(default="classifier", description="Audit a classifier, or a content filter (rates only).")
     prompts: tuple[Name, ...] = Field(default=(), description="What is painted; empty: a few of the embedded model.")
@@ -90,7 +89,7 @@ class AuditConfig(TaskConfig):
             return {**cls.PAPER, "taus": (0.9,), "loss": "cosine"}
         return {**cls.PAPER, "taus": (0.8,), "loss": "cross_entropy"}
 
-    @field_validator("prompts", "control_prompts", "negative_prompt", mode="before")
+    @field_validator(*WORDS, mode="before")
     @classmethod
     def _words(cls, texts: Any) -> Any:
         if isinstance(texts, Mapping):  # from the record of a run in filter mode
@@ -137,6 +136,11 @@ class AuditConfig(TaskConfig):
             )
         if self.images:
             raise ValueError("images: filter mode writes rates only, no images, noises or embeddings")
+        if self.tracker == "wandb":
+            raise ValueError(
+                "tracker 'wandb' records the command line and what is printed, and with them the prompts; filter mode "
+                "takes tensorboard or none"
+            )
         given = [name for name in ("labels", "target_class", "transfer", "classes") if getattr(self, name)]
         if given:
             raise ValueError(f"{', '.join(given)}: for classifier mode; a filter's verdict is flagged or not")
@@ -160,6 +164,12 @@ class AuditConfig(TaskConfig):
             "l2": f"rms(δ) ≤ {tau:g}",
             "shell": f"rms(δ) ≤ {tau:g} at constant norm",
         }[self.norm]
+
+    def shown(self) -> AuditConfig:
+        """The settings as they may be printed: in filter mode with placeholders for the words of prompts."""
+        places: dict[str, Any] = {"prompts": ("PROMPT...",), "negative_prompt": "TEXT", "control_prompts": ("TEXT...",)}
+        hidden = {name: places[name] for name in WORDS if self.mode == "filter" and getattr(self, name)}
+        return self.model_copy(update=hidden)
 
     def identity(self) -> dict[str, Any]:
         """What must agree on resume.  In filter mode without the prompts' own words, since it is written down."""

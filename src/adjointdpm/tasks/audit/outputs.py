@@ -1,8 +1,9 @@
-"""What a classifier returns, as logits (B, K): whichever of the four usual forms it has.
+"""What a classifier returns, as logits (B, K): whichever of the usual forms it has.
 
 Margins, cross-entropies and DLR do not change when a constant is added to all logits of an image, so log-probabilities
 are logits already.  Probabilities go through a logarithm, which is where a saturated classifier loses its gradient; the
-sanity checks report that.  One logit, as of a binary classifier, stands for the two logits (0, z).
+sanity checks report that.  One logit z, as of a binary classifier, stands for the two logits (0, z), one probability p
+for the two probabilities (1 - p, p).  Which of both a single output is cannot be seen where all are within [0, 1].
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def tensor_of(found: Any, name: str, batch: int) -> Tensor:
     if found.ndim not in (1, 2) or found.shape[0] != batch:
         raise InvalidInput(
             f"{name} returned shape {tuple(found.shape)} for {batch} images; expected ({batch}, K), or ({batch},) for "
-            "one logit"
+            "one logit or probability"
         )
     if not found.is_floating_point():
         raise InvalidInput(f"{name} returned {found.dtype}; expected floating-point scores, not the class itself")
@@ -46,11 +47,16 @@ def tensor_of(found: Any, name: str, batch: int) -> Tensor:
     return found
 
 
-def recognise(found: Tensor) -> OutputKind:
-    """What `found` looks like: for "auto"."""
-    if found.ndim == 1 or found.shape[1] == 1:
-        return "one_logit"
+def recognise(found: Tensor, name: str = "the network") -> OutputKind:
+    """What `found` looks like, for "auto"; raises `InvalidInput` where one output may be a logit or a probability."""
     values = found.detach().float()
+    if found.ndim == 1 or found.shape[1] == 1:
+        if bool(((values >= 0) & (values <= 1)).all()):
+            raise InvalidInput(
+                f"{name} returned one value for each image, all within [0, 1]: say outputs 'one_probability' or "
+                "'one_logit', or let it return both classes"
+            )
+        return "one_logit"
     if bool((values >= 0).all()) and bool((values.sum(dim=1) - 1).abs().max() < SUM):
         return "probabilities"
     if bool((values <= 0).all()) and bool(values.logsumexp(dim=1).abs().max() < SUM):
@@ -60,15 +66,19 @@ def recognise(found: Tensor) -> OutputKind:
 
 def as_logits(found: Tensor, kind: OutputKind, name: str = "the network") -> Tensor:
     """(B, K) logits, K ≥ 2; raises `InvalidInput` where the shape does not fit the kind."""
-    if kind == "one_logit":
+    if kind in ("one_logit", "one_probability"):
         if found.ndim == 2 and found.shape[1] != 1:
-            raise InvalidInput(f"{name} returned {found.shape[1]} outputs; outputs='one_logit' expects one")
+            raise InvalidInput(f"{name} returned {found.shape[1]} outputs; outputs={kind!r} expects one")
         z = found.reshape(-1, 1)
-        return torch.cat([torch.zeros_like(z), z], dim=1)
+        if kind == "one_logit":
+            return torch.cat([torch.zeros_like(z), z], dim=1)
+        if bool(((z.detach() < 0) | (z.detach() > 1)).any()):
+            raise InvalidInput(f"{name} returned values outside [0, 1]; outputs='one_probability' expects none")
+        return torch.cat([1 - z, z], dim=1).clamp_min(LEAST).log()
     if found.ndim != 2 or found.shape[1] < 2:
         raise InvalidInput(
             f"{name} returned shape {tuple(found.shape)}; outputs={kind!r} expects at least two classes, "
-            "outputs='one_logit' takes a single one"
+            "outputs='one_logit' and 'one_probability' take a single one"
         )
     if kind == "probabilities":
         if bool((found.detach() < 0).any()):

@@ -75,7 +75,7 @@ def _randomised(outputs: Callable[[Tensor], Tensor], images: Tensor) -> Check:
 
 
 def _probabilities(kind: OutputKind | None) -> Check:
-    if kind == "probabilities":
+    if kind in ("probabilities", "one_probability"):
         return Check("outputs", False, "the network returns probabilities: where they are 0 or 1 to the last digit the "
                      "gradient is gone; audit its logits if you can")  # fmt: skip
     return Check("outputs", True, "scores of a filter" if kind is None else f"the network returns {kind}")
