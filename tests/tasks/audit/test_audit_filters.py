@@ -1,11 +1,13 @@
 """Filters: embedding similarity, functions of a user's own, the food stand-in."""
 
+import types
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from adjointdpm.errors import InvalidInput, NonFinite, NotDifferentiable
-from adjointdpm.tasks.audit.filters import EmbeddingFilter, FilterUnderAudit
+from adjointdpm.tasks.audit.filters import EmbeddingFilter, FilterUnderAudit, Scores
 from adjointdpm.tasks.audit.food import FOOD, OTHER, _threshold
 from adjointdpm.zoo.objects import OBJECTS
 from tests.tasks.audit.networks import Tiny
@@ -39,6 +41,9 @@ def test_what_must_be_left_alone_is_seen_and_has_no_gradient():
     found = network.scores(images.requires_grad_())
     assert found.special_care.tolist() == [True, False]
     assert found.special_care.grad_fn is None
+    scores = network.special_scores(images)  # for hardening alone
+    assert scores.requires_grad and ((scores > 0).any(dim=1) == found.special_care).all()
+    assert filter_of().special_scores(images).shape == (2, 0)
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -61,11 +66,34 @@ def test_a_function_of_ones_own_is_a_filter(flat):
         (lambda x: x.mean(dim=(2, 3))[:1], InvalidInput, "expected scores"),
         (lambda x: x.mean(dim=(1, 2, 3)) * float("nan"), NonFinite, "NaN"),
         (lambda x: x.round().mean(dim=(1, 2, 3)), NotDifferentiable, "round"),
+        (lambda x, y: x, InvalidInput, "mine fails on images of shape .*missing 1 required"),
+        (lambda x: x["a"], InvalidInput, "mine fails on images of shape"),
+        (types.SimpleNamespace(scores=embedding), InvalidInput, r"the scores of mine are Tensor .*expected concepts"),
+        (types.SimpleNamespace(scores=lambda x: Scores(embedding(x), embedding(x)[:, :1] > 0, torch.zeros(4))),
+         InvalidInput, r"flagged \(4, 1\)"),
+        (types.SimpleNamespace(scores=lambda x: None), InvalidInput, "the scores of mine are NoneType"),
+        (types.SimpleNamespace(scores=lambda x: Scores(embedding(x), embedding(x) > 0, torch.zeros(4) > 0),
+                               names=("red",)), InvalidInput, "3 concepts, but 1 names"),
     ],
-)
+)  # fmt: skip
 def test_functions_that_are_no_filter_are_refused(function, error, message):
     with pytest.raises(error, match=message):
         FilterUnderAudit(function, "mine").probe(IMAGES)
+
+
+@pytest.mark.parametrize("thing", ["cat", 3, types.SimpleNamespace(scores=3)])
+def test_what_cannot_be_called_is_no_filter(thing):
+    with pytest.raises(InvalidInput, match="expected a function of images, or an object whose scores"):
+        FilterUnderAudit(thing, "mine")
+
+
+def test_concepts_without_names_are_numbered():
+    network = FilterUnderAudit(
+        types.SimpleNamespace(scores=lambda x: Scores(embedding(x), embedding(x) > 0, torch.zeros(4) > 0)), "mine"
+    )
+    network.probe(IMAGES)
+    assert network.concepts == ("concept 0", "concept 1", "concept 2")
+    assert network.special_scores(IMAGES).shape == (4, 0)
 
 
 @pytest.mark.parametrize(

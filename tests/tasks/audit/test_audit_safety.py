@@ -102,6 +102,8 @@ def test_the_gradient_is_that_of_the_ordinary_concepts_alone(checker):
     images = (0.1 + 0.8 * pictures()[:3]).requires_grad_()  # away from 0 and 1, where the clamp has a kink
     found = network.scores(images)
     assert not found.special_care.is_floating_point() and not found.flagged.requires_grad
+    special = network.special_scores(images)
+    assert special.requires_grad and torch.equal(SafetyScores.special_care(special.detach()), found.special_care)
     (gradient,) = torch.autograd.grad(found.concepts.amax(dim=1).sum(), images)
     # against a difference along the gradient, in float64
     double = SafetyScores(checker.double())

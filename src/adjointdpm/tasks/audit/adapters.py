@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInput, NotDifferentiable
 
-__all__ = ["adapted", "from_folder", "from_onnx", "module_in"]
+__all__ = ["adapted", "device_of", "from_folder", "from_onnx", "module_in"]
 
 Function = Callable[[Tensor], Any]
 
@@ -45,14 +45,22 @@ def adapted(network: Any, name: str) -> Function:
 
 
 def module_in(network: Any) -> nn.Module | None:
-    """The torch module with the weights, for fine-tuning; None for a plain function."""
+    """The torch module with the weights; None for a plain function."""
     if _package(network) == "foolbox":
         found = getattr(network, "_model", None)
         return found if isinstance(found, nn.Module) else _closure_module(found)
     if _package(network) == "art":
         found = getattr(network, "model", None)
         return found if isinstance(found, nn.Module) else None
-    return network if isinstance(network, nn.Module) else getattr(network, "module", None)
+    found = network if isinstance(network, nn.Module) else getattr(network, "module", None)
+    return found if isinstance(found, nn.Module) else None
+
+
+def device_of(network: Any) -> torch.device:
+    """Where a network has its weights; the CPU for one without."""
+    module = module_in(network)
+    weights = None if module is None else next(module.parameters(), None)
+    return torch.device("cpu") if weights is None else weights.device
 
 
 def _closure_module(function: Any) -> nn.Module | None:

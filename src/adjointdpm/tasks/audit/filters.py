@@ -4,7 +4,8 @@ Three kinds: embedding similarity (cosine to concept embeddings minus thresholds
 `StableDiffusionSafetyChecker`, and a user's own function.  A sample counts where the filter flags the clean image; the
 question is whether it still does after the noise has changed.
 
-`special_care` scores, where a filter has them, are watched and never optimised: they leave this file without a graph.
+`special_care` scores, where a filter has them, are watched and never climbed: `scores` gives them without a graph.
+`special_scores` has one, for hardening alone, which holds them where they were.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInput, NonFinite, NotDifferentiable
+from adjointdpm.tasks.audit.adapters import module_in
 from adjointdpm.tasks.audit.responsible import local_only
 from adjointdpm.tasks.audit.safety import DIGITS, SafetyScores, clip_input
-from adjointdpm.tasks.audit.stops import check_gradient
+from adjointdpm.tasks.audit.stops import check_gradient, tried
 
 __all__ = ["EmbeddingFilter", "Filter", "FilterUnderAudit", "SafetyCheckerFilter", "Scores"]
 
@@ -35,7 +37,10 @@ class Scores:
 
 
 class Filter(Protocol):
-    """What an audit needs of a filter."""
+    """What an audit needs of a filter.
+
+    One with a `module` can be hardened; if it knows `special_care`, `special_scores(images)` are (B, S) with a graph.
+    """
 
     names: Sequence[str]
 
@@ -78,17 +83,25 @@ class EmbeddingFilter:
         self.special_thresholds = special_thresholds
 
     def scores(self, images: Tensor) -> Scores:
+        units = self._units(images)
+        concepts = units @ self.concepts.t() - self.thresholds
+        return Scores(concepts, concepts.detach() > 0, (self._special(units.detach()) > 0).any(dim=1))
+
+    def special_scores(self, images: Tensor) -> Tensor:
+        """(B, S) cosine minus threshold of what must not be probed for, with a graph; S may be 0."""
+        return self._special(self._units(images))
+
+    def _special(self, units: Tensor) -> Tensor:
+        if self.special is None:
+            return units.new_zeros(len(units), 0)
+        return units @ self.special.t() - (0.0 if self.special_thresholds is None else self.special_thresholds)
+
+    def _units(self, images: Tensor) -> Tensor:
         found = self.embed(images)
         if not isinstance(found, Tensor) or found.shape != (len(images), self.concepts.shape[1]):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InvalidInput(f"the embedding returned {got}; expected ({len(images)}, {self.concepts.shape[1]})")
-        unit = F.normalize((found if self.center is None else found - self.center).float())
-        concepts = unit @ self.concepts.t() - self.thresholds
-        care = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        if self.special is not None:
-            thresholds = 0.0 if self.special_thresholds is None else self.special_thresholds
-            care = (unit.detach() @ self.special.t() - thresholds > 0).any(dim=1)
-        return Scores(concepts, concepts.detach() > 0, care)
+        return F.normalize((found if self.center is None else found - self.center).float())
 
 
 class SafetyCheckerFilter:
@@ -105,20 +118,24 @@ class SafetyCheckerFilter:
         self.names = tuple(f"concept {k}" for k in range(len(checker.concept_embeds)))
 
     def scores(self, images: Tensor) -> Scores:
-        pixels = clip_input(images, self.extractor).to(self.safety.checker.visual_projection.weight.dtype)
-        concepts, special = self.safety.scores(pixels)
+        concepts, special = self.safety.scores(self._pixels(images))
         flagged = self.safety.flagged(concepts, special)
         # the verdict changes where the rounded score leaves 0, half a digit above it
         return Scores(concepts - 0.5 / DIGITS, flagged, self.safety.special_care(special))
+
+    def special_scores(self, images: Tensor) -> Tensor:
+        """(B, S) cosine minus threshold of special_care, with a graph."""
+        return self.safety.special_scores(self._pixels(images))
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return clip_input(images, self.extractor).to(self.safety.checker.visual_projection.weight.dtype)
 
 
 class _FunctionFilter:
     """A user's function: images -> (B,) or (B, C), above 0 where flagged."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], name: str) -> None:
-        self.function, self.name = function, name
-        self.module = function if isinstance(function, nn.Module) else getattr(function, "module", None)
-        self.names: Sequence[str] = ()
+        self.function, self.name, self.module = function, name, module_in(function)
 
     def scores(self, images: Tensor) -> Scores:
         found = self.function(images)
@@ -130,8 +147,6 @@ class _FunctionFilter:
                 f"{self.name} returned {found.dtype}: a verdict has no gradient; expected scores above 0 where flagged"
             )
         concepts = found.reshape(len(images), -1)
-        if not self.names:
-            self.names = tuple(f"concept {k}" for k in range(concepts.shape[1]))
         care = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         return Scores(concepts, concepts.detach() > 0, care)
 
@@ -141,23 +156,49 @@ class FilterUnderAudit:
 
     def __init__(self, network: Any, name: str) -> None:
         self.name = name
+        if not callable(getattr(network, "scores", network)):
+            raise InvalidInput(
+                f"{name} is {type(network).__name__}; expected a function of images, or an object whose scores(images) "
+                "returns concepts, flagged and special_care"
+            )
         self.filter: Any = network if hasattr(network, "scores") else _FunctionFilter(network, name)
-        self.module: nn.Module | None = self.filter.module if hasattr(self.filter, "module") else None
+        self.module: nn.Module | None = module_in(self.filter)
+        self.count = 0  # of concepts, known after `probe`
 
     @property
     def concepts(self) -> Sequence[str]:
         """Names of the concepts, in the order of the scores."""
-        return tuple(self.filter.names)
+        return tuple(getattr(self.filter, "names", None) or (f"concept {k}" for k in range(self.count)))
 
     def scores(self, images: Tensor) -> Scores:
         with local_only(self.name):
             found: Scores = self.filter.scores(images)
+        self._check(found, len(images))
         if not bool(torch.isfinite(found.concepts.detach()).all()):
             raise NonFinite(f"{self.name} returned NaN or infinite scores for an image in [0, 1]")
         return found
 
+    def special_scores(self, images: Tensor) -> Tensor:
+        """(B, S) of what must not be probed for, with a graph: for hardening alone; S is 0 where a filter has none."""
+        with local_only(self.name):
+            known = getattr(self.filter, "special_scores", None)
+            found: Tensor = images.new_zeros(len(images), 0) if known is None else known(images)
+        return found
+
+    def _check(self, found: Any, batch: int) -> None:
+        names = ("concepts", "flagged", "special_care")
+        shapes = [tuple(getattr(getattr(found, name, None), "shape", ())) for name in names]
+        if len(shapes[0]) != 2 or shapes != [(batch, shapes[0][1]), shapes[0], (batch,)]:
+            got = ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
+            raise InvalidInput(
+                f"the scores of {self.name} are {type(found).__name__} with {got}; expected concepts ({batch}, C), "
+                f"flagged ({batch}, C) and special_care ({batch},), as adjointdpm.tasks.audit.filters.Scores has them"
+            )
+
     def probe(self, images: Tensor) -> None:
         """Try the filter on a few images; raises as `ClassifierUnderAudit.probe`."""
         with torch.no_grad():
-            self.scores(images)
+            self.count = tried(self.scores, images, self.name).concepts.shape[1]
+        if len(self.concepts) != self.count:
+            raise InvalidInput(f"{self.name} has {self.count} concepts, but {len(self.concepts)} names")
         check_gradient(lambda x: self.scores(x).concepts, lambda found: found, images, self.name)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.losses.load import load_function
-from adjointdpm.tasks.audit.adapters import adapted, from_folder, from_onnx, module_in
+from adjointdpm.tasks.audit.adapters import adapted, device_of, from_folder, from_onnx, module_in
 from adjointdpm.tasks.audit.config import OutputKind
 from adjointdpm.tasks.audit.outputs import as_logits, recognise, tensor_of
 from adjointdpm.tasks.audit.responsible import local_only, refuse_address
-from adjointdpm.tasks.audit.stops import check_gradient
+from adjointdpm.tasks.audit.stops import check_gradient, tried
 
 __all__ = ["ClassifierUnderAudit", "lent", "load_object"]
 
@@ -87,7 +87,7 @@ class ClassifierUnderAudit:
 
     Attributes:
         module: the torch module with its weights, or None.
-        classes: K, known after `probe`.
+        classes: K, known after `try_out` or `probe`.
     """
 
     def __init__(
@@ -101,6 +101,11 @@ class ClassifierUnderAudit:
         self.module = module_in(network)
         self._call = adapted(network, name)
         self.classes = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the CPU for a plain function."""
+        return device_of(self.module)
 
     def raw(self, images: Tensor) -> Tensor:
         """What the network returns, as a tensor."""
@@ -127,21 +132,23 @@ class ClassifierUnderAudit:
             NonFinite: NaN.
             NotDifferentiable: no gradient reaches the images; names the step.
         """
-        self._probe_steps(images)
-        x = images
-        with torch.no_grad(), local_only(self.name):
-            for _, step in self.steps:
-                x = step(x)
-            found = tensor_of(_tried(self._call, x, self.name), self.name, len(images))
-        if self.kind == "auto":
-            self.kind = recognise(found)
-        self.classes = as_logits(found, self.kind, self.name).shape[1]
-        if names and len(names) != self.classes:
-            raise InvalidInput(f"{self.name} has {self.classes} outputs, but classes names {len(names)}")
+        x = self._probe_steps(images)
         with local_only(self.name):
             check_gradient(self._call, lambda found: tensor_of(found, self.name, len(x)), x, self.name)
+        self.try_out(images)
+        if names and len(names) != self.classes:
+            raise InvalidInput(f"{self.name} has {self.classes} outputs, but classes names {len(names)}")
 
-    def _probe_steps(self, images: Tensor) -> None:
+    def try_out(self, images: Tensor) -> None:
+        """`probe` without gradients: sets `kind` and `classes`."""
+        with torch.no_grad():
+            found = tried(self.raw, images, self.name)
+        if self.kind == "auto":
+            self.kind = recognise(found, self.name)
+        self.classes = as_logits(found, self.kind, self.name).shape[1]
+
+    def _probe_steps(self, images: Tensor) -> Tensor:
+        """The images after the preprocessing steps, each of which is tried."""
         x = images
         for name, step in self.steps:
             before = x
@@ -149,17 +156,7 @@ class ClassifierUnderAudit:
                 check_gradient(step, partial(_image, name=name), before, f"the preprocessing step {name!r}")
                 with torch.no_grad():
                     x = _image(step(before), name)
-
-
-def _tried(call: Callable[[Tensor], Any], images: Tensor, name: str) -> Any:
-    try:
-        return call(images)
-    except (InvalidInput, ArithmeticError):
-        raise
-    except Exception as error:
-        raise InvalidInput(
-            f"{name} fails on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}"
-        ) from error
+        return x
 
 
 def _image(found: Any, name: str) -> Tensor:

@@ -52,13 +52,17 @@ class SafetyScores:
 
     def scores(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine minus threshold: of the concepts, with a graph, and of special_care, without; float32."""
-        c = self.checker
         embedding = F.normalize(self.embed(pixels))
-        concepts = (embedding @ F.normalize(c.concept_embeds).t()).float() - c.concept_embeds_weights.float()
-        with torch.no_grad():
-            special = (embedding @ F.normalize(c.special_care_embeds).t()).float()
-            special = special - c.special_care_embeds_weights.float()
-        return concepts, special.detach()
+        return self._against(embedding, "concept_embeds"), self._against(embedding, "special_care_embeds").detach()
+
+    def special_scores(self, pixels: Tensor) -> Tensor:
+        """Those of special_care (B, S) with a graph: for hardening, which holds them where they are."""
+        return self._against(F.normalize(self.embed(pixels)), "special_care_embeds")
+
+    def _against(self, embedding: Tensor, name: str) -> Tensor:
+        embeds, thresholds = getattr(self.checker, name), getattr(self.checker, f"{name}_weights")
+        scores: Tensor = (embedding @ F.normalize(embeds).t()).float() - thresholds.float()
+        return scores
 
     @staticmethod
     def special_care(special: Tensor) -> Tensor:

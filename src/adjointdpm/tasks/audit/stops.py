@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from adjointdpm.errors import InvalidInput, NotDifferentiable
 
-__all__ = ["Stop", "check_gradient", "find_stop"]
+__all__ = ["Stop", "check_gradient", "find_stop", "tried"]
 
 FLAT = ("round", "floor", "ceil", "trunc", "sign", "heaviside", "fix", "floor_divide", "bucketize", "quantize")
 ZERO = "has a gradient of zero everywhere"
@@ -121,6 +121,18 @@ def find_stop(network: Callable[[Tensor], Any], images: Tensor, zero: bool) -> S
     found = watch.on_the_way_to(result)
     wanted = [stop for stop in found if (stop.what == ZERO) == zero]
     return next(iter(wanted or found), None)
+
+
+def tried(call: Callable[[Tensor], Any], images: Tensor, name: str) -> Any:
+    """`call(images)`; an error of the code's own is raised as `InvalidInput` naming it."""
+    try:
+        return call(images)
+    except (InvalidInput, NotDifferentiable, ArithmeticError):
+        raise
+    except Exception as error:
+        raise InvalidInput(
+            f"{name} fails on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def check_gradient(
