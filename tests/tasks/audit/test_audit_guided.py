@@ -7,8 +7,8 @@ from torch import nn
 from adjointdpm.errors import InvalidInput
 from adjointdpm.pipelines import differentiable
 from adjointdpm.tasks import AuditConfig, run_audit
-from adjointdpm.tasks.audit.class_painter import ClassPainter
 from adjointdpm.tasks.audit.guided import GuidedDenoiser, GuidedPipeline
+from adjointdpm.tasks.audit.painters import ClassPainter
 from adjointdpm.tasks.audit.sources import painter_for
 from adjointdpm.tasks.audit.subject import as_saved
 from tests.tasks.audit.networks import CLASSES, Tiny
@@ -98,8 +98,12 @@ def test_an_audit_takes_classes_as_prompts(tmp_path):
                        judge=lambda x: torch.ones(len(x), dtype=torch.bool))  # fmt: skip
     assert result.results["n"] == 3
     assert result.results["methods"]["exact"]["rates"][0]["share"] > 0
-    with pytest.raises(InvalidInput, match="expected the number of a class"):
+    with pytest.raises(InvalidInput, match=r"'cat'.*expected the number of a class"):
         painter.encode(["cat"])
+    discreet = painter_for(gen, config.model_copy(update={"mode": "filter"}))
+    with pytest.raises(InvalidInput, match=r"\(not shown\): .*expected the number of a class") as raised:
+        discreet.encode(["cat"])
+    assert "cat" not in str(raised.value)
 
 
 def test_pipelines_without_words_and_classes_are_refused(tmp_path):

@@ -1,5 +1,7 @@
 """The search: ascending bounds with a warm start, early stop, equal network calls, samples apart."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -127,6 +129,35 @@ def test_special_care_ends_the_search_at_once(settings):
     assert not any(0 in who for who, _, _ in source.looks[2:])
     drawn = draw(config, source, scene_of(2), Budget(20, 1, {}), 4)
     assert drawn[0].dropped and drawn[0].tau is None and not drawn[1].dropped
+
+
+class Refusing(Linear):
+    """The first noise that is looked at alone, after a change of the verdict, has the right verdict after all."""
+
+    refused = False
+
+    def look(self, scene, x):
+        found = super().look(scene, x)
+        if len(x) > 1 or self.refused:
+            return found
+        self.refused = True
+        return replace(found, changed=torch.tensor([False]), margin=torch.tensor([-1.0]))
+
+
+@pytest.mark.parametrize("search", ["climb", "draw"])
+def test_a_find_that_is_not_confirmed_is_searched_on(settings, search):
+    config = settings(taus=(0.1, 0.2), iterations=4)
+    source = Refusing([0.01 * REACH] if search == "climb" else [-1.0])  # a limit that any draw is beyond
+    if search == "climb":
+        (found,) = climb(config, source, scene_of(1), budget_of(source))
+        assert found.margins[0] == -1.0 and found.margins[1] > 0
+        assert found.calls == 3 * source.cost  # two looks within 0.1, one within 0.2; none for the confirmations
+    else:
+        (found,) = draw(config, source, scene_of(1), Budget(2, 1, {}), 2)
+        assert found.calls == 2  # the next draw within the same bound
+    assert source.refused
+    assert found.tau == (1 if search == "climb" else 0)
+    assert found.image is not None
 
 
 def test_best_of_n_draws_as_many_as_the_calls_allow(settings):

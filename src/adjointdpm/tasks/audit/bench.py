@@ -1,8 +1,4 @@
-"""A batch of samples through every method: searched, confirmed, judged, shown to other classifiers.
-
-A change of the verdict is confirmed once more on the noise put strictly within its bound, and on the image as it would
-be saved; what does not survive that is no success.  The confirmation is not counted as a network call of the method.
-"""
+"""A batch of samples through every method: searched, judged, shown to other classifiers."""
 
 from __future__ import annotations
 
@@ -74,10 +70,11 @@ class Bench:
         return ("exact", *drawn, *(name for name in self.sources if name != "exact"))
 
     def scene(self, samples: Sequence[Sample]) -> Scene:
-        """Conditioning and noises of samples."""
+        """Conditioning and noises of samples; the noises in at least float32, which the painter casts for the pipeline:
+        in half precision a small bound would be rounded away."""
         embeds, negative = self.painter.encode([s.prompt for s in samples])
-        noise = self.painter.noise([s.seed for s in samples]).to(embeds.device)
-        return Scene(samples, embeds, negative, noise.to(embeds.dtype) if embeds.is_floating_point() else noise)
+        noise = self.painter.noise([s.seed for s in samples])
+        return Scene(samples, embeds, negative, noise.to(embeds.device, torch.promote_types(embeds.dtype, noise.dtype)))
 
     def clean_images(self, samples: Sequence[Sample]) -> Tensor:
         """(B, 3, H, W) as saved, on the device of the pipeline."""
@@ -97,28 +94,12 @@ class Bench:
         return [CleanSample(*row) for row in rows]
 
     def search(self, samples: Sequence[Sample], budget: Budget, method: str) -> list[Found]:
-        """One method on a batch, confirmed."""
+        """One method on a batch."""
         scene = self.scene(samples)
         if method in ("random", "best_of_n"):
             once = Budget(budget.forward, budget.forward, budget.step)
-            found = draw(self.config, self.exact, scene, once if method == "random" else budget, self.at_once)
-        else:
-            found = climb(self.config, self.sources[method], scene, budget)
-        self._confirm(scene, found)
-        return found
-
-    def _confirm(self, scene: Scene, found: list[Found]) -> None:
-        rows = [i for i, f in enumerate(found) if f.tau is not None and not f.dropped]
-        if not rows:
-            return
-        noise = torch.cat([found[i].clipped[-1] for i in rows])
-        look = self.exact.look(scene.rows(rows), noise)
-        for place, i in enumerate(rows):
-            f = found[i]
-            f.image = look.image[[place]]
-            f.dropped = bool(look.dropped[place])
-            if not bool(look.changed[place]):
-                f.tau = None
+            return draw(self.config, self.exact, scene, once if method == "random" else budget, self.at_once)
+        return climb(self.config, self.sources[method], scene, budget)
 
     def rows(
         self, batch: Sequence[CleanSample], budget: Budget, on_method: Callable[[str], None] | None = None
@@ -170,8 +151,8 @@ class Bench:
             return
         chosen = [samples[i] for i in counted]
         images = torch.cat([f.image for f in (found[i] for i in counted) if f.image is not None])
-        clean = self.clean_images(chosen).cpu()
+        clean = self.clean_images(chosen)
         for name, network in self.transfer.items():
-            before, after = network.verdict(clean).tolist(), network.verdict(images).tolist()
+            before, after = (network.verdict(x.to(network.device)).tolist() for x in (clean, images))
             for i, b, a, s in zip(counted, before, after, chosen, strict=True):
                 rows[i]["methods"]["exact"].setdefault("transfer", {})[name] = [b == s.label, a != s.label]

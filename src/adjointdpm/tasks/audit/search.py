@@ -7,6 +7,10 @@ point cost.  Whoever needs fewer for a step takes more steps.
 - gradient methods climb from the last bound's best point, then from random points for the remaining restarts;
 - best of n draws points at the edge of the bound; `random` makes one draw for each bound.
 
+A change of the verdict is confirmed once more on the noise put strictly within the bound, and on the image as it would
+be saved; what does not survive that is no success, and the search goes on.  The confirmation is not counted as a
+network call of the method.
+
 A sample whose image triggers `special_care` at any time is dropped at once and only counted.
 """
 
@@ -36,11 +40,13 @@ class Budget:
         calls: for each bound.
         forward: an image without a gradient.
         step: by method, an image with its gradient.
+        left_out: baselines that there are no calls for, or that do not run, with the reason.
     """
 
     calls: int
     forward: int
     step: Mapping[str, int]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -93,6 +99,7 @@ def climb(config: AuditConfig, source: Source, scene: Scene, budget: Budget) -> 
                 points = [bound.draw(scene.noise[[i]], generator_of(scene.samples[i], purpose)) for i in rows]
                 start = torch.cat(points)
             _one_climb(config, source, scene, bound, k, rows, start, share, budget, found, best, margins)
+            _confirm(source, scene, bound, [i for i in rows if found[i].tau == k], found, best, margins)
         for i, f in enumerate(found):
             if len(f.raw) == k and (not f.done or f.tau == k):
                 _keep_best(f, float(margins[i]), best[[i]], scene.noise[[i]], bound)
@@ -150,40 +157,47 @@ def _note(
     return kept
 
 
+def _confirm(
+    source: Source, scene: Scene, bound: Bound, rows: list[int], found: list[Found], best: Tensor, margins: Tensor
+) -> None:
+    """Look at what was found for `rows` once more, strictly within the bound; what is refused is searched on."""
+    if not rows:
+        return
+    x = torch.cat([bound.enforce(best[[i]], scene.noise[[i]]) for i in rows])
+    look = source.look(scene.rows(rows), x)
+    for place, i in enumerate(rows):
+        f = found[i]
+        f.image, f.dropped = look.image[[place]], bool(look.dropped[place])
+        if not bool(look.changed[place]):
+            f.tau, best[i], margins[i] = None, x[place], look.margin[place]
+
+
 def draw(config: AuditConfig, source: Source, scene: Scene, budget: Budget, at_once: int) -> list[Found]:
     """Best of n random points at the edge of each bound, `at_once` of a sample's at a time."""
     found = []
     count = max(1, budget.calls // budget.forward)
     for i, sample in enumerate(scene.samples):
         f, center, alone = Found(), scene.noise[[i]], scene.rows([i])
-        best, best_margin = center, float("-inf")
+        best, margins = center.clone(), torch.full((1,), float("-inf"))
         for k, tau in enumerate(config.taus):
             bound, generator = Bound(config.norm, tau), generator_of(sample, f"draws/{k}")
             points = [bound.draw(center, generator, corner=True) for _ in range(count)]
             for begin in range(0, count, at_once):
                 few = torch.cat(points[begin : begin + at_once])
                 look = source.look(alone.repeated(len(few)), few)
-                hit = _first(look)
-                f.calls += (len(few) if hit is None else hit + 1) * look.calls
-                for place in range(len(few) if hit is None else hit + 1):
-                    if float(look.margin[place]) > best_margin or place == hit:
-                        best, best_margin = few[[place]], float(look.margin[place])
-                        f.image = look.image[[place]]
-                if hit is not None:
-                    f.dropped = bool(look.dropped[hit])
-                    f.tau = None if f.dropped else k
+                for place in range(len(few)):
+                    _note(look.row(place), [0], few[[place]], k, [f], best, margins)
+                    if f.tau is not None:
+                        _confirm(source, alone, bound, [0], [f], best, margins)
+                    if f.done:
+                        break
+                if f.done:
                     break
-            _keep_best(f, best_margin, best, center, bound)
+            _keep_best(f, float(margins[0]), best.clone(), center, bound)
             if f.done:
                 break
         found.append(f)
     return found
-
-
-def _first(look: Look) -> int | None:
-    """The first draw that ends the search: a change of the verdict, or one that must be left alone."""
-    ends = (look.changed | look.dropped).nonzero().flatten().tolist()
-    return int(ends[0]) if ends else None
 
 
 def _keep_best(found: Found, margin: float, best: Tensor, center: Tensor, bound: Bound) -> None:

@@ -25,8 +25,8 @@ from adjointdpm.errors import InvalidInput, NonFinite, NotDifferentiable, Numeri
 from adjointdpm.pipelines.autoencode import decode
 from adjointdpm.pipelines.components import autoencoder_of
 from adjointdpm.pipelines.wrt import without_grad
-from adjointdpm.tasks.audit.class_painter import ClassPainter
 from adjointdpm.tasks.audit.config import AuditConfig
+from adjointdpm.tasks.audit.painters import AuditPainter, ClassPainter
 from adjointdpm.tasks.audit.samples import Sample
 from adjointdpm.tasks.audit.subject import Opinion, Subject, as_saved
 from adjointdpm.tasks.painter import Painter
@@ -70,6 +70,11 @@ class Look:
     calls: int
     gradient: Tensor | None = None
 
+    def row(self, place: int) -> Look:
+        """What it found at one of the noises."""
+        loss, margin, changed, dropped = (t[[place]] for t in (self.loss, self.margin, self.changed, self.dropped))
+        return Look(loss, margin, changed, dropped, self.image[[place]], self.calls)
+
 
 class Source(Protocol):
     """Looks at noises, with a gradient or without."""
@@ -84,7 +89,7 @@ class Source(Protocol):
 def painter_for(generator: Any, config: AuditConfig) -> Painter:
     """How images are asked for: by text, or by class labels where the pipeline takes those."""
     if hasattr(generator.pipe, "encode_prompt"):
-        return Painter(generator, config, ("x_T",))
+        return AuditPainter(generator, config, ("x_T",))
     if "class_labels" in generator.accepts:
         return ClassPainter(generator, config, ("x_T",))
     raise InvalidInput(
