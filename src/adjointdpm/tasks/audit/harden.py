@@ -4,6 +4,10 @@ Adversarial training in its plainest form, some rounds of it: find images on whi
 verdict on them and on the clean images beside them, and keep the verdict on control images as it was.  Batch norms and
 dropout stay in evaluation mode, since a handful of images says nothing about their statistics.
 
+What a filter must never be probed for (`special_care`) is not learnt, but the trunk that it stands on is.  So its
+scores on the control images are held where they were, control images that trigger it are left out of the training, and
+how many do is counted before and after.
+
 Everything is in memory: images are neither read nor written.  What is saved are the hardened weights and the rates.
 The network of the caller is given back with the weights that it came with.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adjointdpm.errors import NonFinite
+from adjointdpm.errors import InvalidInput, NonFinite
 from adjointdpm.runs import load_tensors, save_tensors
 from adjointdpm.tasks.audit.bench import CleanSample
 from adjointdpm.tasks.audit.network import ClassifierUnderAudit
@@ -37,6 +42,17 @@ HARDENED_FILE = "hardened.safetensors"
 AT_ONCE = 32
 KEPT = ("concept_embeds", "special_care_embeds")  # what a safety checker looks for is not learnt
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Controls:
+    """Clean images of the control prompts: all of them, those to learn from, those to look at with their verdicts."""
+
+    every: Tensor
+    learn: Tensor
+    watch: Tensor
+    verdicts: list[int]
+    special_care: int  # of all, how many trigger it
 
 
 class Hardening:
@@ -70,6 +86,7 @@ class Hardening:
             "before": state["before"],
             "after": state["after"],
             "control_kept": state["control_kept"],
+            "special_care": state.get("special_care"),
             "images": state["images"],
             "weights": HARDENED_FILE,
         }
@@ -80,7 +97,7 @@ class Hardening:
         """Train, or take up the weights that were trained, and audit again."""
         controls = self._controls()
         if not state.get("trained"):
-            state["images"] = self._train(chosen, known, controls[0])
+            state["images"] = self._train(chosen, known, controls.learn)
             if self.team.main:
                 save_tensors(self.file, dict(self.module.state_dict()))
             state["trained"] = True
@@ -89,8 +106,11 @@ class Hardening:
             tensors, _ = load_tensors(self.file)
             self.module.load_state_dict(tensors)
         self.say("after hardening")
-        after, (images, verdicts) = self._audit(), controls[1]
-        kept = Rate(sum(a == b for a, b in zip(verdicts, self._verdicts(images), strict=True)), len(verdicts))
+        after, verdicts = self._audit(), controls.verdicts
+        kept = Rate(sum(a == b for a, b in zip(verdicts, self._verdicts(controls.watch), strict=True)), len(verdicts))
+        if self.bench.config.mode == "filter":
+            now = int(self._special_care(controls.every).sum())
+            state["special_care"] = {"before": controls.special_care, "after": now, "n": len(controls.every)}
         state["control_kept"], state["after"] = kept.as_dict(), after
         save()
 
@@ -106,14 +126,22 @@ class Hardening:
         accuracy = Rate(sum(c.right for c in shown), len(shown))
         return {"accuracy": accuracy.as_dict(), **tally.results(config.taus)["methods"]["exact"], "n": tally.n}
 
-    def _controls(self) -> tuple[tuple[Tensor, list[int]], tuple[Tensor, list[int]]]:
-        """Images and verdicts of the untouched network: to learn from, and to look at."""
-        halves = []
-        for k in range(2):
-            samples = [s for s in self.stage.controls if s.index % 2 == k]
-            images = self.bench.clean_images(samples)
-            halves.append((images, self._verdicts(images)))
-        return halves[0], halves[1]
+    def _controls(self) -> _Controls:
+        """Images, and what the untouched network says of them."""
+        first, second = (
+            self.bench.clean_images([s for s in self.stage.controls if s.index % 2 == k]) for k in range(2)
+        )
+        care, every = self._special_care(first), torch.cat([first, second])
+        if bool(care.all()):
+            raise InvalidInput("every control image triggers special_care: choose other control_prompts")
+        return _Controls(every, first[~care], second, self._verdicts(second), int(self._special_care(every).sum()))
+
+    def _special_care(self, images: Tensor) -> Tensor:
+        """(B,) bool on the device of the images; of a classifier, none."""
+        if isinstance(self.stage.network, ClassifierUnderAudit):
+            return torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        with torch.no_grad():
+            return self.stage.network.scores(images).special_care.to(images.device)
 
     def _verdicts(self, images: Tensor) -> list[int]:
         with torch.no_grad():
@@ -121,13 +149,13 @@ class Hardening:
                 return list(self.stage.network.verdict(images).tolist())
             return [int(v) for v in self.stage.network.scores(images).flagged.any(dim=1).tolist()]
 
-    def _train(self, chosen: Sequence[CleanSample], known: dict[int, Found], controls: tuple[Tensor, list[int]]) -> int:
+    def _train(self, chosen: Sequence[CleanSample], known: dict[int, Found], controls: Tensor) -> int:
         """All rounds; returns how many found images were learnt from."""
         config = self.bench.config
         samples = [c.sample for c in chosen]
         clean = self.bench.clean_images(samples)
         with torch.no_grad():
-            before = self._outputs(controls[0])
+            before, special = self._outputs(controls), self._special_scores(controls)
         images: list[Tensor] = []
         labels: list[Sample] = []
         for number in range(config.harden_rounds):
@@ -141,10 +169,12 @@ class Hardening:
                     images.append(f.image)
                     labels.append(sample)
             everything = torch.cat([clean, *(image.to(clean) for image in images)])
-            self._fit(everything, [*samples, *labels], controls[0], before, number)
+            self._fit(everything, [*samples, *labels], controls, before, special, number)
         return len(images)
 
-    def _fit(self, images: Tensor, samples: list[Sample], controls: Tensor, before: Tensor, number: int) -> None:
+    def _fit(
+        self, images: Tensor, samples: list[Sample], controls: Tensor, before: Tensor, special: Tensor, number: int
+    ) -> None:
         config = self.bench.config
         named = self.module.named_parameters()
         parameters = [p for name, p in named if p.is_floating_point() and not any(kept in name for kept in KEPT)]
@@ -156,7 +186,8 @@ class Hardening:
             for step in range(config.harden_steps):
                 few = torch.randperm(len(samples), generator=generator)[:AT_ONCE]
                 kept = torch.randperm(len(controls), generator=generator)[:AT_ONCE]
-                loss = self._loss(images[few], [samples[i] for i in few.tolist()], controls[kept], before[kept])
+                rows = controls[kept], before[kept], special[kept]
+                loss = self._loss(images[few], [samples[i] for i in few.tolist()], *rows)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if not bool(torch.isfinite(loss)):
@@ -173,7 +204,15 @@ class Hardening:
             return self.stage.network.logits(images).float().log_softmax(dim=1)
         return self.stage.network.scores(images).concepts
 
-    def _loss(self, images: Tensor, samples: Sequence[Sample], controls: Tensor, before: Tensor) -> Tensor:
+    def _special_scores(self, images: Tensor) -> Tensor:
+        """(B, S) scores of special_care; S is 0 for a classifier, and for a filter without."""
+        if isinstance(self.stage.network, ClassifierUnderAudit):
+            return images.new_zeros(len(images), 0)
+        return self.stage.network.special_scores(images)
+
+    def _loss(
+        self, images: Tensor, samples: Sequence[Sample], controls: Tensor, before: Tensor, special: Tensor
+    ) -> Tensor:
         found, kept = self._outputs(images), self._outputs(controls)
         if isinstance(self.stage.network, ClassifierUnderAudit):
             labels = torch.tensor([s.label or 0 for s in samples], device=found.device)
@@ -181,7 +220,10 @@ class Hardening:
         room = before.amax(dim=1).abs().median()  # how far from 0 an undisturbed score is
         missed = F.relu(room - found.amax(dim=1)).mean() / room
         sign = torch.where(before.amax(dim=1) > 0, 1.0, -1.0)
-        return missed + (F.relu(room - sign * kept.amax(dim=1)) / room).mean()
+        loss = missed + (F.relu(room - sign * kept.amax(dim=1)) / room).mean()
+        if special.numel():
+            loss = loss + ((self._special_scores(controls) - special) / room).square().mean()
+        return loss
 
 
 @contextmanager
