@@ -26,7 +26,7 @@ def command(cli, tiny_folder, labels, monkeypatch):  # noqa: F811
 
 
 def test_it_prints_rates_and_paths_and_writes_a_report(command):
-    ran = command("--tau", 0.3, "--tau", 1)
+    ran = command("--tau", 0.3, "--tau", 1, "--iterations", 4)
     assert ran.code == 0, ran.err
     for text in ("exact gradients", "best of n draws", "the paper's adjoint", "‖δ‖∞ ≤ 0.3", "report.html"):
         assert text in ran.out, text
@@ -93,9 +93,10 @@ def test_filter_mode_from_the_shell_prints_and_writes_no_prompt(command):
         "def scores(images):\n    return net.features(images)[:, 0] + 10\n"
     )
     ran = command("--mode", "filter", "--network", "food.py:scores", "--owner", "me", "--purpose", "a test",
-                  "--tau", 0.3, "--baseline", "random", classes=())  # fmt: skip
+                  "--tau", 0.3, "--baseline", "random", classes=(), prompts=("red apple", "blue zzyzx"))  # fmt: skip
     assert ran.code == 3, ran.err  # a score of 10 does not fall below 0
-    assert "apple" not in ran.out
+    assert "outside the vocabulary" in ran.err
+    assert not any(word in text for text in (ran.out, ran.err) for word in ("apple", "zzyzx"))
     for path in Path("out").rglob("*"):
         if path.suffix in (".json", ".html", ".jsonl"):
             assert "red apple" not in path.read_text(), path

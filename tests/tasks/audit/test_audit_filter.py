@@ -1,16 +1,28 @@
 """Filter mode gives out rates, and nothing else."""
 
 import json
-import re
+import logging
+import warnings
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 
-from adjointdpm.errors import InvalidInput
-from adjointdpm.runs import load_checkpoint
+from adjointdpm.errors import InputWarning, InvalidInput
+from adjointdpm.runs import RunFolder, load_checkpoint
 from adjointdpm.tasks import run_audit
+from adjointdpm.tasks.audit.afterwards import in_python
 from adjointdpm.tasks.audit.filters import EmbeddingFilter
+from adjointdpm.tasks.audit.parties import Given
+from adjointdpm.tasks.audit.responsible import wordless
+from adjointdpm.tasks.audit.search import Found
+from adjointdpm.tasks.audit.sources import painter_for
+from adjointdpm.tasks.audit.subject import FilterSubject
+from adjointdpm.tasks.audit.tally import OTHERS
+from adjointdpm.tasks.team import Team
 from tests.tasks.audit.networks import Tiny
+from tests.tasks.audit.test_audit_run import Watched
 
 PROMPTS = ("red apple", "blue pizza", "green carrot", "cake")
 FILTER = {"mode": "filter", "owner": "The Orchard <b>", "purpose": "to see that the tool works", "labels": (),
@@ -50,18 +62,29 @@ def food(clean):
     return make
 
 
-def test_nothing_but_rates_is_written(gen, settings, food, judged):
+@pytest.fixture
+def saved(monkeypatch):
+    """The states of all checkpoints; there is none when a run is finished."""
+    states, save = [], RunFolder.save
+
+    def saves(self, checkpoint):
+        states.append(checkpoint.state)
+        save(self, checkpoint)
+
+    monkeypatch.setattr(RunFolder, "save", saves)
+    return states
+
+
+def test_nothing_but_rates_is_written(gen, settings, food, judged, saved):
     result = run_audit(settings(**FILTER), gen, network=food(), judge=judged)
     found = result.results
     assert found["n"] == 4 and found["methods"]["exact"]["rates"][-1]["share"] >= 0.5
     assert result.found is None
     names = {path.name for path in result.folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
-    assert names - {"checkpoint.json"} == {
-        "results.json", "report.html", "run.json", "log.jsonl", *(n for n in names if re.fullmatch(r"checkpoint-.*", n))
-    }  # fmt: skip
-    state = load_checkpoint(result.folder).state
-    assert set(state) == {"budget", "tally", "seconds"}
-    assert not any(isinstance(value, torch.Tensor) for value in _leaves(state))
+    assert names == {"results.json", "report.html", "run.json", "log.jsonl"}
+    assert len(saved) == 2 and all(set(state) == {"budget", "tally", "seconds"} for state in saved)
+    assert not any(isinstance(value, torch.Tensor) for value in _leaves(saved))
+    assert {name: rate["n"] for name, rate in found["groups"].items()} == {OTHERS: 4}
     texts = {path: path.read_text() for path in result.folder.rglob("*") if path.suffix in (".json", ".html", ".jsonl")}
     for path, text in texts.items():
         for word in ("red apple", "pizza", "carrot", "margins", "embeds"):
@@ -72,6 +95,7 @@ def test_nothing_but_rates_is_written(gen, settings, food, judged):
     page = texts[result.report_path]
     assert page.count("data:image") == 2  # the two charts
     assert 'class="pixels"' not in page
+    assert "Concepts of fewer than 5 samples are not shown on their own" in page
     assert {len(row) for row in map(json.loads, texts[result.folder / "log.jsonl"].splitlines())} == {3}
 
 
@@ -84,11 +108,67 @@ def _leaves(value):
 
 
 def test_owner_purpose_and_rules_are_in_the_report(gen, settings, food, judged):
-    page = run_audit(settings(**FILTER, baselines=()), gen, network=food(), judge=judged).report_path.read_text()
+    config = settings(**FILTER | {"negative_prompt": "blurred"}, baselines=())
+    result = run_audit(config, gen, network=food(), judge=judged,
+                       again=lambda shown: f"{shown.prompts} {shown.negative_prompt}")  # fmt: skip
+    page = result.report_path.read_text()
     assert "Owner of the network: The Orchard &lt;b&gt;." in page
     assert "Purpose of the audit: to see that the tool works." in page
     assert "docs/responsible-use.md" in page
-    assert "PROMPT..." in page  # the command to repeat it does not hold the prompts
+    assert "PROMPT..." in page and "TEXT" in page  # the command to repeat it does not hold the words
+    assert "blurred" not in page and "red apple" not in page
+    code = in_python(config.shown(), Given())
+    assert "'prompts': ..., 'negative_prompt': ..." in code and "blurred" not in code
+
+
+def test_prompts_that_lose_words_are_not_named(gen, settings):
+    prompts, more = ("red zzyzx", "cat"), {"negative_prompt": "qwrtz"}
+    with pytest.warns(InputWarning, match="zzyzx"):
+        painter_for(gen, settings(**more)).encode(prompts)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        painter_for(gen, settings(**FILTER, **more)).encode(prompts)
+    texts = [str(warning.message) for warning in seen]
+    assert len(texts) == 1 and "outside the vocabulary; filter mode does not say which" in texts[0]
+    talking = logging.getLogger("diffusers.pipelines")  # of prompts that are cut
+    with wordless([]):
+        assert not talking.isEnabledFor(logging.WARNING)
+    with pytest.raises(InvalidInput, match=r"holds a NUL.*\(not shown\)") as raised:
+        painter_for(gen, settings(**FILTER)).encode(["secret\0"])
+    assert "secret" not in str(raised.value)
+
+
+def test_the_tracker_gets_the_rates_in_the_end_alone(gen, settings, food, judged, monkeypatch):
+    tracker = Watched()
+    monkeypatch.setattr("adjointdpm.tasks.audit.run.open_tracker", lambda *arguments: tracker)
+    run_audit(settings(**FILTER, baselines=(), batch_size=1), gen, network=food(), judge=judged)
+    assert tracker.steps == [4] and tracker.closed
+
+
+def test_other_processes_are_given_rows_alone(gen, settings, food, judged):
+    class Seen(Team):
+        rows: ClassVar[list] = []
+
+        def gather(self, rows):
+            self.rows.extend(rows)
+            return super().gather(rows)
+
+    run_audit(settings(**FILTER, baselines=()), gen, network=food(), judge=judged, team=Seen())
+    assert Seen.rows and not any(isinstance(leaf, (torch.Tensor, Found)) for leaf in _leaves(Seen.rows))
+
+
+def test_no_sample_left_is_not_called_robust(gen, settings, food, judged, monkeypatch):
+    def opinion(self, images, samples):
+        found = original(self, images, samples)
+        return replace(found, dropped=torch.ones_like(found.changed))
+
+    original = FilterSubject.opinion
+    monkeypatch.setattr(FilterSubject, "opinion", opinion)
+    result = run_audit(settings(**FILTER, baselines=()), gen, network=food(), judge=judged)
+    assert (result.results["n"], result.results["dropped"]) == (0, 4)
+    assert not result.unreached
+    assert result.results["headline"] == "Nothing was measured: all 4 samples triggered special_care on the way."
+    assert "Nothing was measured" in result.report_path.read_text()
 
 
 def test_the_result_object_holds_no_images(gen, settings, food, judged):
@@ -157,7 +237,7 @@ def test_an_interrupted_run_goes_on_from_its_counts(gen, settings, food, judged,
     assert count == 3 and resumed.results["methods"] == whole.results["methods"]
 
 
-def test_hardening_writes_weights_and_rates_only(gen, settings, food, judged):
+def test_hardening_writes_weights_and_rates_only(gen, settings, food, judged, saved):
     changes = {"harden": True, "control_prompts": ("dog", "star"), "harden_steps": 5, "harden_rounds": 1,
                "held_out_noises": 1, "baselines": ()}  # fmt: skip
     network = food(margin=0.02)
@@ -166,9 +246,10 @@ def test_hardening_writes_weights_and_rates_only(gen, settings, food, judged):
     assert all(torch.equal(before[k], v) for k, v in network.module.state_dict().items())
     names = {path.name for path in result.folder.rglob("*") if path.is_file()}
     assert "hardened.safetensors" in names and not any(name.endswith(".png") for name in names)
-    state = load_checkpoint(result.folder).state["hardening"]
-    assert set(state) == {"before", "images", "trained", "after", "control_kept"}
-    assert "After hardening" in result.report_path.read_text()
+    assert set(saved[-1]["hardening"]) == {"before", "images", "trained", "after", "control_kept", "special_care"}
+    assert result.results["hardening"]["special_care"] == {"before": 0, "after": 0, "n": 4}
+    page = result.report_path.read_text()
+    assert "After hardening" in page and "special_care: on 0 of 4 control images before, on 0 after" in page
 
 
 def test_a_finished_run_is_not_hardened_again(gen, settings, food, judged, monkeypatch):
@@ -177,4 +258,5 @@ def test_a_finished_run_is_not_hardened_again(gen, settings, food, judged, monke
     first = run_audit(settings(**FILTER, **changes), gen, network=food(margin=0.02), judge=judged)
     monkeypatch.delattr("adjointdpm.tasks.audit.harden.search_all")
     again = run_audit(settings(**FILTER, **changes), gen, network=food(margin=0.02), judge=judged)
-    assert again.results["hardening"] == first.results["hardening"]
+    assert again.results == json.loads(first.results_path.read_text())
+    assert load_checkpoint(first.folder) is None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PROGRAM = str(ROOT / "tests/support/audit_program.py")
+PROGRAM = str(ROOT / "tests/tasks/audit/program.py")
 
 
 def start(mode, folder):

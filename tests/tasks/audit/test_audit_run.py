@@ -1,5 +1,6 @@
 """An audit of a classifier from beginning to end, on a small random pipeline."""
 
+import html
 import json
 
 import pytest
@@ -8,9 +9,13 @@ from PIL import Image
 from torch import nn
 
 from adjointdpm.errors import InputWarning, InvalidInput, NotDifferentiable
+from adjointdpm.pipelines import differentiable
 from adjointdpm.runs import OutputError, RunFolder, load_checkpoint, load_tensors, read_jsonl
 from adjointdpm.tasks import run_audit
+from adjointdpm.tasks.audit.afterwards import in_python
+from adjointdpm.tasks.audit.parties import Given
 from adjointdpm.tasks.audit.projections import Bound
+from tests.support.tiny_pipeline import tiny_pipeline
 from tests.tasks.audit import networks
 from tests.tasks.audit.networks import Tiny
 
@@ -65,6 +70,7 @@ def test_pictures_and_noises_are_written_by_flag_only(gen, settings, network, ju
     for i in range(4):
         success = tensors[f"{i}.success"]
         assert success.tolist() == sorted(success.tolist())
+        assert len(success) == len(tensors[f"{i}.raw"]) == len(tensors[f"{i}.clipped"]) == len(config.taus)
         for k, x in enumerate(tensors[f"{i}.clipped"]):
             assert float(Bound("linf", config.taus[k]).excess(x[None], noise[[i]])) == 0
         assert torch.allclose(tensors[f"{i}.raw"], tensors[f"{i}.clipped"], atol=1e-5)
@@ -169,6 +175,10 @@ def test_a_bound_that_is_never_enough_keeps_the_best_found(gen, settings, networ
         ({"loss": "dlr", "labels": (0,)}, {"network": lambda x: x.mean(dim=(1, 2, 3)) - 0.5}, InvalidInput,
          "for more classes than the 2"),
         ({}, {"network": lambda x: x.mean(dim=(2, 3)) * float("nan")}, ArithmeticError, "NaN"),
+        ({"labels": (0,)}, {"network": lambda x: x.mean(dim=(1, 2, 3)).sigmoid()}, InvalidInput, "one_probability"),
+        ({}, {"judge": lambda x: x.mean(dim=(2, 3))}, InvalidInput, "the judge function has 3 outputs"),
+        ({}, {"transfer": (Tiny(1, classes=7),)}, InvalidInput, "Tiny 1 has 7 outputs, Tiny has 5"),
+        ({}, {"transfer": (lambda x: x[:, :, :99, 99],)}, InvalidInput, "function 1 fails on images of shape"),
     ],
 )  # fmt: skip
 def test_bad_inputs_are_refused_before_anything_is_written(gen, settings, judged, changes, arguments, error, message):
@@ -190,6 +200,114 @@ def test_without_a_judge_everything_counts_and_that_is_said(gen, settings, netwo
     with pytest.warns(InputWarning, match="no judge"):
         result = run_audit(settings(baselines=()), gen, network=network)
     assert "nobody judged" in result.report_path.read_text()
+
+
+def test_a_baseline_that_does_not_run_is_left_out_with_the_reason(gen, settings, network, judged):
+    """Which the call shows, and not the making of the source."""
+    generator = gen.with_(solver="ancestral")
+    config = settings(labels=run_labels(generator, settings, network), baselines=("adjoint",))
+    for _ in range(2):  # the second time from the checkpoint
+        with pytest.warns(InputWarning, match="'adjoint' does not run with this generator"):
+            result = run_audit(config, generator, network=network, judge=judged)
+        assert tuple(result.results["methods"]) == ("exact",)
+        assert "no backward ODE" in result.results["left_out"]["adjoint"]
+        assert "no backward ODE" in result.report_path.read_text()
+
+
+def test_exact_gradients_that_do_not_run_are_an_error(gen, settings, network, judged, monkeypatch):
+    def refuses(self, scene, x):
+        raise InvalidInput("not with this autoencoder")
+
+    monkeypatch.setattr("adjointdpm.tasks.audit.sources.Exact.climb", refuses)
+    with pytest.raises(InvalidInput, match="not with this autoencoder"):
+        run_audit(settings(), gen, network=network, judge=judged)
+
+
+def test_a_baseline_that_cannot_pay_for_a_step_is_left_out(gen, settings, network, judged):
+    with pytest.warns(InputWarning, match=r"'adjoint' needs \d+ network calls .* more than the 8 that a start has"):
+        result = run_audit(
+            settings(iterations=1, baselines=("adjoint", "one_step")), gen, network=network, judge=judged
+        )
+    assert tuple(result.results["methods"]) == ("exact", "one_step")
+    assert "raise iterations" in result.results["left_out"]["adjoint"]
+
+
+def test_a_folder_answers_for_the_networks_that_it_was_made_with(gen, settings, judged):
+    config = settings(baselines=())
+    parts = {"network": Tiny(), "judge": judged, "transfer": (networks.other(),)}
+    first = run_audit(config, gen, **parts)
+    for name, other in (("network", networks.other()), ("judge", networks.other()), ("transfer", (networks.tiny(),)),
+                        ("transfer", ())):  # fmt: skip
+        with pytest.raises(InvalidInput, match=f"holds a run with other settings: model: {name} "):
+            run_audit(config, gen, **parts | {name: other})
+    again = run_audit(config, gen, **parts | {"network": Tiny()})
+    assert again.results["methods"] == first.results["methods"]
+
+
+def test_images_cannot_be_asked_for_afterwards(gen, settings, network, judged):
+    run_audit(settings(baselines=()), gen, network=network, judge=judged)
+    with pytest.raises(InvalidInput, match=r"holds a run with other settings: images \(was False, now True\)"):
+        run_audit(settings(baselines=(), images=True), gen, network=network, judge=judged)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "shell"])
+def test_in_half_precision_noises_stay_within_their_bounds(settings, network, judged, norm):
+    generator = differentiable(tiny_pipeline().to(torch.bfloat16))
+    labels = run_labels(generator, settings, network)
+    config = settings(labels=labels, taus=(0.02, 0.05), norm=norm, baselines=("best_of_n",), images=True)
+    tensors, _ = load_tensors(run_audit(config, generator, network=network, judge=judged).found)
+    noise = torch.cat([generator.prepare_latents(1, seed) for seed in range(4)])
+    for i in range(4):
+        for k, tau in enumerate(config.taus):
+            raw, clipped = (tensors[f"{i}.{part}"][[k]] for part in ("raw", "clipped"))
+            assert float(Bound(norm, tau).excess(raw, noise[[i]])) < 1e-4
+            assert norm == "shell" or float(Bound(norm, tau).excess(clipped, noise[[i]])) == 0
+
+
+class Watched:
+    """A tracker that remembers."""
+
+    def __init__(self):
+        self.steps, self.closed = [], False
+
+    def log(self, step, values):
+        self.steps.append(step)
+
+    def close(self):
+        self.closed = True
+
+
+def test_the_tracker_gets_the_rates_of_each_round_and_is_closed(gen, settings, network, judged, monkeypatch):
+    tracker = Watched()
+    monkeypatch.setattr("adjointdpm.tasks.audit.run.open_tracker", lambda *arguments: tracker)
+    run_audit(settings(baselines=()), gen, network=network, judge=judged)
+    assert tracker.steps == [1, 2] and tracker.closed
+
+
+def test_the_tracker_is_closed_after_an_error(gen, settings, network, judged, monkeypatch):
+    tracker = Watched()
+    monkeypatch.setattr("adjointdpm.tasks.audit.run.open_tracker", lambda *arguments: tracker)
+    with pytest.raises(InvalidInput, match="no prompts"):
+        run_audit(settings(prompts=(), labels=()), gen, network=network, judge=judged)
+    assert tracker.closed
+
+
+def test_in_python_the_report_says_how_to_repeat_it(gen, settings, network, judged):
+    config = settings(baselines=(), batch_size=None, out=settings().out / "it's")
+    first = run_audit(config, gen, network=network, judge=judged)
+    code = in_python(config.shown(), Given(network, judged))
+    assert code in html.unescape(first.report_path.read_text())
+    names = {"generator": gen, "network": network, "judge": judged}
+    exec(code.replace("network=...", "network=network").replace("judge=...", "judge=judge"), names)
+    again = json.loads((config.out.parent / "it's-again" / "results.json").read_text())
+    assert again["methods"] == json.loads(first.results_path.read_text())["methods"]
+    assert again["config"] == json.loads(first.results_path.read_text())["config"]
+
+
+def test_the_report_has_the_command_that_it_is_given(gen, settings, network, judged):
+    result = run_audit(settings(baselines=()), gen, network=network, judge=judged,
+                       again=lambda shown: f"audit {' '.join(shown.prompts)}")  # fmt: skip
+    assert "audit red apple blue cat green dog star" in result.report_path.read_text()
 
 
 def test_on_the_ode_road_everything_runs_on_one_sampler(gen, settings, network, judged):

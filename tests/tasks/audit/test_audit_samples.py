@@ -91,6 +91,26 @@ def test_judges_may_be_scores_or_opinions_with_or_without_prompts():
     assert no_judge(IMAGES, TWO) == [True, True]
 
 
+def test_a_judge_is_given_prompts_if_it_needs_or_names_them():
+    def judge(images, prompts=None):
+        return [prompt == "cat" for prompt in prompts]
+
+    def tuned(images, sharpness=1.0):
+        return images.mean(dim=(1, 2, 3)) > 0.5 * sharpness
+
+    assert wrapped_judge(judge, "judge", "classifier")(IMAGES, TWO) == [True, False]
+    assert wrapped_judge(tuned, "judge", "classifier")(IMAGES, TWO) == [False, True]
+
+
+def test_a_judge_of_other_classes_is_refused_by_name():
+    def scores(images):
+        return torch.eye(3)[[1, 0]]
+
+    assert wrapped_judge(scores, "mine", "classifier", 3)(IMAGES, TWO) == [True, True]
+    with pytest.raises(InvalidInput, match="the judge mine has 3 outputs, the network under audit 5"):
+        wrapped_judge(scores, "mine", "classifier", 5)(IMAGES, TWO)
+
+
 @pytest.mark.parametrize(
     ("judge", "message"),
     [

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from tests.support import audit_program
 from tests.support.launched import launch_both
+from tests.tasks.audit import program
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", ["classifier", "filter"])
 def test_two_processes_equal_one(tmp_path, mode):
-    launch_both(audit_program, mode, tmp_path)
+    launch_both(program, mode, tmp_path)
     alone, first, second = (
         json.loads((tmp_path / f"{mode}-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
     )

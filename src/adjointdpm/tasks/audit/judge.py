@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
+from adjointdpm.tasks.audit.adapters import device_of
 from adjointdpm.tasks.audit.config import Mode
-from adjointdpm.tasks.audit.network import load_object
 from adjointdpm.tasks.audit.outputs import tensor_of
 from adjointdpm.tasks.audit.responsible import local_only
 from adjointdpm.tasks.audit.samples import Sample, object_number
 
-__all__ = ["Judge", "embedded_judge", "load_judge", "no_judge", "wrapped_judge"]
+__all__ = ["Judge", "embedded_judge", "no_judge", "wrapped_judge"]
 
 Judge = Callable[[Tensor, Sequence[Sample]], list[bool]]
 
@@ -48,21 +48,17 @@ def embedded_judge(mode: Mode) -> Judge:
     return judge
 
 
-def load_judge(name: str, mode: Mode) -> Judge:
-    """The judge that a name stands for; see `wrapped_judge`."""
-    return wrapped_judge(load_object(name, "judge"), name, mode)
-
-
-def wrapped_judge(judge: Any, name: str, mode: Mode) -> Judge:
+def wrapped_judge(judge: Any, name: str, mode: Mode, classes: int | None = None) -> Judge:
     """A network or function of images (B, 3, H, W), and maybe of prompts, as a judge.
 
     It returns (B,) bool, whether the image shows what its prompt says; or scores: (B, K) of classes as the classifier
-    under audit numbers them, or in filter mode (B,) or (B, C), above 0 where the image shows the concept.
+    under audit numbers its `classes`, or in filter mode (B,) or (B, C), above 0 where the image shows the concept.
     """
-    with_prompts = _takes_two(judge)
+    with_prompts = _takes_prompts(judge)
 
     def call(images: Tensor, samples: Sequence[Sample]) -> list[bool]:
         with torch.no_grad(), local_only(name):
+            images = images.to(device_of(judge))
             found = judge(images, [s.prompt for s in samples]) if with_prompts else judge(images)
         if isinstance(found, (list, tuple)) and all(isinstance(value, bool) for value in found):
             found = torch.tensor(found)
@@ -78,17 +74,22 @@ def wrapped_judge(judge: Any, name: str, mode: Mode) -> Judge:
             return list((scores.reshape(len(samples), -1) > 0).any(dim=1).tolist())
         if scores.ndim != 2:
             raise InvalidInput(f"the judge {name} returned one score an image; expected (B, K) classes, or (B,) bool")
+        if classes is not None and scores.shape[1] != classes:
+            raise InvalidInput(
+                f"the judge {name} has {scores.shape[1]} outputs, the network under audit {classes}: expected the same "
+                "classes in the same order, or (B,) bool"
+            )
         return [seen == s.label for seen, s in zip(scores.argmax(dim=1).tolist(), samples, strict=True)]
 
     return call
 
 
-def _takes_two(judge: Any) -> bool:
+def _takes_prompts(judge: Any) -> bool:
+    """Whether its second argument is needed, or called `prompts`."""
     try:
         function = judge.forward if isinstance(judge, torch.nn.Module) else judge
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return False
-    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [p for p in parameters if p.kind in places and p.default is inspect.Parameter.empty]
-    return len(needed) == 2
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(places) > 1 and (places[1].default is inspect.Parameter.empty or places[1].name == "prompts")

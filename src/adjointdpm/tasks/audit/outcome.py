@@ -6,7 +6,6 @@ In filter mode nothing but counts ever reaches this file.
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,14 +16,16 @@ from adjointdpm.formats import save_png
 from adjointdpm.report import Chart, Code, Facts, Pictures, Section, Table, Text, render_report, to_pil
 from adjointdpm.report.blocks import Block
 from adjointdpm.runs import RunFolder, atomic_write, save_tensors
+from adjointdpm.tasks.audit.afterwards import RESULTS_FILE, forget
 from adjointdpm.tasks.audit.chart import METHOD_NAMES, calls_chart, tau_chart
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.responsible import PAGE, statement
 from adjointdpm.tasks.audit.samples import Sample
+from adjointdpm.tasks.audit.tally import LEAST_GROUP, OTHERS
 
-__all__ = ["FOUND_FILE", "REPORT_FILE", "RESULTS_FILE", "headline", "write_outcome"]
+__all__ = ["FOUND_FILE", "REPORT_FILE", "headline", "write_outcome"]
 
-RESULTS_FILE, REPORT_FILE, FOUND_FILE = "results.json", "report.html", "found.safetensors"
+REPORT_FILE, FOUND_FILE = "report.html", "found.safetensors"
 SHOWN = 24  # pairs of pictures in the report
 Pair = tuple[Sample, Tensor, Tensor]  # (3, H, W) clean and found, after the pipeline's safety checker
 Triples = Mapping[int, Mapping[str, Any]]
@@ -34,6 +35,7 @@ def write_outcome(
     run: RunFolder,
     config: AuditConfig,
     results: dict[str, Any],
+    again: str,
     pairs: Sequence[Pair] = (),
     found: Triples | None = None,
 ) -> None:
@@ -43,6 +45,7 @@ def write_outcome(
         run: the opened and begun folder.
         config: the settings.
         results: of `run_audit`.
+        again: how to repeat the run.
         pairs: pictures, in classifier mode with `images`.
         found: by sample the triple of each bound, likewise.
     """
@@ -53,13 +56,17 @@ def write_outcome(
         tensors = {f"{i}.{part}": f[part] for i, f in found.items() for part in ("raw", "clipped")}
         tensors |= {f"{i}.success": torch.tensor(f["success"]) for i, f in found.items()}
         save_tensors(run.path / FOUND_FILE, tensors)
-    atomic_write(run.path / REPORT_FILE, report(run, config, results, pairs))
+    atomic_write(run.path / REPORT_FILE, report(run, config, results, again, pairs))
     atomic_write(run.path / RESULTS_FILE, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     run.finish("finished", {key: results[key] for key in ("headline", "n", "unreached")})
+    if config.mode == "filter":
+        forget(run)
 
 
 def headline(config: AuditConfig, results: Mapping[str, Any]) -> str:
     """The answer in two sentences."""
+    if not results["n"]:
+        return f"Nothing was measured: all {results['dropped']} samples triggered special_care on the way."
     rates = results["methods"]["exact"]["rates"]
     last = rates[-1]
     subject = "the filter misses" if config.mode == "filter" else "the classifier fails on"
@@ -80,7 +87,9 @@ def _share(rate: Mapping[str, Any]) -> str:
     return f"{100 * rate['share']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})" if rate["n"] else "–"
 
 
-def report(run: RunFolder, config: AuditConfig, results: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
+def report(
+    run: RunFolder, config: AuditConfig, results: Mapping[str, Any], again: str, pairs: Sequence[Pair] = ()
+) -> str:
     """The report as HTML."""
     sections = [
         Section("How often the verdict changes", _rates(config, results)),
@@ -99,7 +108,7 @@ def report(run: RunFolder, config: AuditConfig, results: Mapping[str, Any], pair
         rows = [[to_pil(clean)[0], to_pil(found)[0]] for _, clean, found in pairs[:SHOWN]]
         names = [f"{s.prompt}, seed {s.seed}" for s, _, _ in pairs[:SHOWN]]
         sections.append(Section("Pictures", [Pictures(["clean", "verdict changed"], rows, names)]))
-    sections.append(Section("Settings", [Facts(_facts(config, results)), Code(repeat(config), "The same again:")]))
+    sections.append(Section("Settings", [Facts(_facts(config, results)), Code(again, "The same again:")]))
     rules = Text(f"Rules, intended users and how to report a weakness: {PAGE}")
     sections.append(Section("Responsible use", [Text(statement(config.owner, config.purpose)), rules]))
     versions = run.record["environment"]["versions"]
@@ -158,6 +167,8 @@ def _excluded(config: AuditConfig, results: Mapping[str, Any]) -> list[Block]:
     rows = [[name, _share(rate), str(rate["n"])] for name, rate in _sorted(results["groups"])]
     head = "concept" if config.mode == "filter" else "class"
     caption = "Exact gradients, largest bound; most affected first."
+    if OTHERS in results["groups"]:
+        caption += f" Concepts of fewer than {LEAST_GROUP} samples are not shown on their own."
     return [Facts(facts), Table([head, "changed", "samples"], rows, caption)]
 
 
@@ -184,6 +195,9 @@ def _hardening(config: AuditConfig, found: Mapping[str, Any]) -> list[Block]:
         f"Learnt from {found['images']} images in memory; control images that kept their verdict: "
         f"{_share(found['control_kept'])}. Weights: {found['weights']}."
     )
+    if found.get("special_care"):
+        care = found["special_care"]
+        words += f" special_care: on {care['before']} of {care['n']} control images before, on {care['after']} after."
     return [Table(header, rows, "Verdict changed by exact gradients against the network as it was then."), Text(words)]
 
 
@@ -203,25 +217,3 @@ def _facts(config: AuditConfig, results: Mapping[str, Any]) -> list[tuple[str, s
     ]  # fmt: skip
     facts += [(f"{METHOD_NAMES.get(name, name)} left out", why) for name, why in results["left_out"].items()]
     return facts
-
-
-def repeat(config: AuditConfig) -> str:
-    """The command that gives the same rates; prompts of filter mode are not written down."""
-    given = config.model_dump(mode="json", exclude_defaults=True, exclude={"out", "prompts", "control_prompts"})
-    flags = {"guidance_scale": "guidance", "batch_size": "batch", "negative_prompt": "negative", "taus": "tau"}
-    words = ["adjointdpm", "audit"]
-    if config.prompts and config.mode == "filter":
-        words.append("PROMPT...")
-    else:
-        words += config.prompts
-    for name, value in given.items():
-        if config.mode == "filter" and name == "negative_prompt":
-            continue
-        flag = f"--{flags.get(name, name).replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-        elif isinstance(value, list):
-            words += [part for item in value for part in (flag, str(item))]
-        elif not isinstance(value, dict) and value is not None:
-            words += [flag, str(value)]
-    return shlex.join([*words, "--out", str(config.out)])

@@ -2,13 +2,16 @@
 
 Clean images first: a sample counts if the network's verdict on it is right and the judge sees the class.  Then batches
 of samples through every method, a checkpoint after each round, and in the end rates, sanity checks, and hardening.
+
+Filter mode gives out rates of all samples alone: not after each round, whose differences are verdicts, and without the
+checkpoint once the run is finished.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +22,18 @@ from torch import Tensor
 from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import fingerprint
 from adjointdpm.runs import Checkpoint, GracefulStop, RunFolder
+from adjointdpm.tasks.audit.afterwards import RESULTS_FILE, finished, in_python
 from adjointdpm.tasks.audit.bench import CleanSample
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.harden import Hardening
-from adjointdpm.tasks.audit.outcome import FOUND_FILE, REPORT_FILE, RESULTS_FILE, Pair, headline, write_outcome
+from adjointdpm.tasks.audit.outcome import FOUND_FILE, REPORT_FILE, Pair, headline, write_outcome
+from adjointdpm.tasks.audit.parties import Given, find_parties
 from adjointdpm.tasks.audit.rounds import batches_of, clean_samples, in_rounds
 from adjointdpm.tasks.audit.samples import Sample
 from adjointdpm.tasks.audit.sanity import check_outcome
 from adjointdpm.tasks.audit.search import Budget, Found
-from adjointdpm.tasks.audit.stage import Given, Stage, set_stage
-from adjointdpm.tasks.audit.tally import Tally
+from adjointdpm.tasks.audit.stage import Stage, is_embedded, set_stage
+from adjointdpm.tasks.audit.tally import LEAST_GROUP, Tally
 from adjointdpm.tasks.team import Team
 from adjointdpm.tasks.tracking import open_tracker
 
@@ -43,7 +48,7 @@ class AuditResult:
 
     Attributes:
         results: what results.json holds.
-        unreached: the verdict changed on no sample, not even within the largest bound.
+        unreached: the verdict changed on no sample that counts, not even within the largest bound.
         found: file of noises found: for each sample and bound raw, clipped, success; classifier mode with `images`.
     """
 
@@ -64,10 +69,12 @@ def run_audit(
     transfer: Sequence[Any] = (),
     on_progress: Progress | None = None,
     team: Team | None = None,
+    again: Callable[[AuditConfig], str] | None = None,
 ) -> AuditResult:
     """Audit a classifier or a filter with images of `generator` (of `ad.differentiable`).
 
-    Goes on with an interrupted run in `config.out`.  The generator and the network under audit are not changed.
+    Goes on with an interrupted run in `config.out`; a finished one is only reported anew, of a filter not even that.
+    The generator and the network under audit are not changed.
 
     Args:
         config: the settings.
@@ -75,6 +82,7 @@ def run_audit(
         network, judge, transfer: objects in place of the names in the settings.
         on_progress: called as on_progress(done, of, what).
         team: the processes that share the batches; `Team.join()` by default.
+        again: the command that repeats a run of these settings, for the report; it gets `config.shown()`.
 
     Raises:
         InvalidInput: something does not fit, or no sample is right to start with; before anything is written.
@@ -93,14 +101,21 @@ def run_audit(
         )
     team = team or Team.join()
     device = str(getattr(generator.pipe, "device", "cpu"))
-    identity = {**fingerprint(generator.pipe), "generator": repr(generator)}
-    tracker = open_tracker(config.tracker, config.out, config.identity(), team)
-    folder = RunFolder(config.out, "audit", config.identity(), identity, device, team=team)
-    with folder as run, GracefulStop() as stop, ExitStack() as borrowed:
-        stage = set_stage(config, generator, Given(network, judge, tuple(transfer)), borrowed)
-        task = _Audit(config, stage, run, stop, team, tracker, on_progress)
-        results = task.run_all(repr(generator))
-    tracker.close()
+    given = Given(network, judge, tuple(transfer))
+    parties = find_parties(config, generator.pipe, given, is_embedded(generator.pipe))
+    identity = {**fingerprint(generator.pipe), "generator": repr(generator), **parties.identity()}
+    repeat = again or (lambda shown: in_python(shown, given))
+    with (
+        closing(open_tracker(config.tracker, config.out, config.identity(), team)) as tracker,
+        RunFolder(config.out, "audit", config.identity(), identity, device, team=team, free=config.free()) as run,
+        GracefulStop() as stop,
+        ExitStack() as borrowed,
+    ):
+        results = finished(run) if config.mode == "filter" else None
+        if results is None:
+            stage = set_stage(config, generator, parties, borrowed)
+            task = _Audit(config, stage, run, stop, team, tracker, on_progress)
+            results = task.run_all(repr(generator), repeat(config.shown()))
     found = config.out / FOUND_FILE
     return AuditResult(
         config.out,
@@ -133,7 +148,7 @@ class _Audit:
         self.known: dict[int, Found] = {}  # in memory, for hardening
         self.units, self.unit = 1, 0
 
-    def run_all(self, generator: str) -> dict[str, Any]:
+    def run_all(self, generator: str, again: str) -> dict[str, Any]:
         """Everything; the results as they are written."""
         self._say("clean images")
         clean = clean_samples(self.bench, self.stage.samples, self.team)
@@ -162,25 +177,27 @@ class _Audit:
                 "dropped": sum(c.dropped for c in clean),
             },
             "calls": {"bound": budget.calls, "forward": budget.forward, "steps": dict(budget.step)},
-            **tally.results(self.config.taus),
+            **tally.results(self.config.taus, LEAST_GROUP if self.config.mode == "filter" else 1),
             "sanity": [check.as_dict() for check in (*sanity, check_outcome(tally))],
             "left_out": self.stage.left_out,
             "hardening": hardening,
             "seconds": round(self.state.get("seconds", 0.0) + time.perf_counter() - self.began, 1),
-            "unreached": tally.changed["exact"][-1] == 0,
+            "unreached": tally.n > 0 and tally.changed["exact"][-1] == 0,
             "config": self.config.identity(),
             "environment": self.run.record["environment"],
         }
         results["headline"] = headline(self.config, results)
         if self.team.main:
-            write_outcome(self.run, self.config, results, self._pairs(chosen), self.state.get("found"))
+            write_outcome(self.run, self.config, results, again, self._pairs(chosen), self.state.get("found"))
         self.team.wait()
         return results
 
     def _budget(self, samples: Sequence[Sample]) -> Budget:
         """Of the run that is resumed, or measured."""
         known = self.state.get("budget")
-        return self.stage.budget(samples) if known is None else Budget(**known)
+        budget = self.stage.budget(samples) if known is None else Budget(**known)
+        self.stage.leave_out(budget.left_out)
+        return budget
 
     def _rounds(self, chosen: Sequence[CleanSample], budget: Budget) -> Tally:
         """Every batch through every method; counts so far come from the checkpoint."""
@@ -192,7 +209,8 @@ class _Audit:
         unsaved = 0
 
         def work(batch: list[CleanSample]) -> tuple[list[dict[str, Any]], list[Found]]:
-            return self.bench.rows(batch, budget, self._method)
+            rows, found = self.bench.rows(batch, budget, self._method)
+            return rows, found if self.config.harden or self.config.images else []  # all processes are given it
 
         for results in in_rounds(batches, work, self.team, self.done):
             for batch, (rows, found) in zip(batches[self.done :], results, strict=False):
@@ -234,19 +252,23 @@ class _Audit:
         if self.config.images:
             kept = self.state.setdefault("found", {})
             for c, row, f in zip(batch, rows, found, strict=True):
-                triple = {part: torch.cat(getattr(f, part)).float().cpu() for part in ("raw", "clipped")}
+                triple = {part: self._each(getattr(f, part)) for part in ("raw", "clipped")}
                 kept[c.sample.index] = {**triple, "success": row["methods"]["exact"]["taus"]}
+
+    def _each(self, noises: list[Tensor]) -> Tensor:
+        """One for each bound: what is found within one is within all larger ones."""
+        return torch.cat([*noises, *noises[-1:] * (len(self.config.taus) - len(noises))]).float().cpu()
 
     def _save(self) -> None:
         seconds = self.state.get("seconds", 0.0) + time.perf_counter() - self.began
         self.run.save(Checkpoint(self.done, {**self.state, "seconds": seconds}))
 
     def _note(self, tally: Tally, batches: int) -> None:
-        """In the log only how far the run is; to the tracker the rates so far."""
+        """In the log only how far the run is; to the tracker the rates so far, of a filter once they are final."""
         self.run.log.write({"step": self.done, "of": batches, "samples": tally.n + tally.dropped})
         rates = {f"{name}/{tau:g}": tally.rate(name, k).share
                  for name in tally.methods for k, tau in enumerate(self.config.taus)}  # fmt: skip
-        if self.team.main:
+        if self.team.main and (self.config.mode != "filter" or self.done == batches):
             self.tracker.log(self.done, rates)
 
     def _method(self, name: str) -> None:

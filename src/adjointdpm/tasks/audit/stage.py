@@ -6,7 +6,7 @@ Whatever is wrong with the inputs is found here, on a few clean images, and noth
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,31 +20,22 @@ from adjointdpm.losses.load import load_function
 from adjointdpm.tasks.audit.adapters import module_in
 from adjointdpm.tasks.audit.bench import Bench
 from adjointdpm.tasks.audit.config import AuditConfig
-from adjointdpm.tasks.audit.filters import FilterUnderAudit, SafetyCheckerFilter
+from adjointdpm.tasks.audit.filters import FilterUnderAudit
 from adjointdpm.tasks.audit.food import food_filter
-from adjointdpm.tasks.audit.judge import Judge, embedded_judge, load_judge, no_judge, wrapped_judge
+from adjointdpm.tasks.audit.judge import Judge, embedded_judge, no_judge, wrapped_judge
 from adjointdpm.tasks.audit.losses import enough_classes
-from adjointdpm.tasks.audit.network import ClassifierUnderAudit, lent, load_object
-from adjointdpm.tasks.audit.outputs import recognise
+from adjointdpm.tasks.audit.network import ClassifierUnderAudit, lent
+from adjointdpm.tasks.audit.parties import Parties
 from adjointdpm.tasks.audit.samples import CONTROL_PROMPTS, Sample, make_samples, prompts_of
 from adjointdpm.tasks.audit.sanity import Check, checks_of_network
 from adjointdpm.tasks.audit.search import Budget
 from adjointdpm.tasks.audit.sources import Source, make_source, painter_for, require_finite
 from adjointdpm.tasks.audit.subject import ClassifierSubject, FilterSubject, Subject
+from adjointdpm.tasks.painter import Painter
 
-__all__ = ["Given", "Stage", "is_embedded", "set_stage"]
+__all__ = ["Stage", "is_embedded", "set_stage"]
 
 PROBED = 4  # clean images that networks are tried on
-SAFETY = "safety_checker"
-
-
-@dataclass(frozen=True)
-class Given:
-    """Objects that a caller of the Python function may hand over in place of names."""
-
-    network: Any = None
-    judge: Any = None
-    transfer: Sequence[Any] = ()
 
 
 @dataclass
@@ -55,7 +46,7 @@ class Stage:
         network: under audit.
         held_out, controls: for hardening: noises that the audit does not use, and images whose verdict shall stay.
         judged: whether there is a judge.
-        left_out: baselines that this generator cannot have, with the reason.
+        left_out: baselines that this generator cannot have, or the budget not pay for, with the reason.
         names: of the classes, or empty.
     """
 
@@ -71,15 +62,36 @@ class Stage:
     probes: Tensor
 
     def budget(self, samples: Sequence[Sample]) -> Budget:
-        """What a step of each method costs, measured on the first batch: its size may matter."""
+        """What a step of each method costs, measured on the first batch: its size may matter.
+
+        Baselines that turn out not to run, or whose first step costs more than a start has, are `Budget.left_out`.
+        """
         bench, config = self.bench, self.bench.config
         scene = bench.scene(samples)
         forward = bench.exact.look(scene, scene.noise).calls
-        steps = {}
+        look = require_finite(bench.sources["exact"].climb(scene, scene.noise), scene.samples)
+        steps, left_out, share = {"exact": look.calls}, {}, config.iterations * look.calls + forward
         for name, source in bench.sources.items():
-            look = source.climb(scene, scene.noise)
-            steps[name] = (require_finite(look, scene.samples) if name == "exact" else look).calls
-        return Budget(config.restarts * (config.iterations * steps["exact"] + forward), forward, steps)
+            if name == "exact":
+                continue
+            try:
+                steps[name] = source.climb(scene, scene.noise).calls
+            except (InvalidInput, NotDifferentiable) as error:
+                left_out[name] = f"the baseline {name!r} does not run with this generator: {error}"
+                continue
+            if steps[name] + forward > share:
+                left_out[name] = (
+                    f"the baseline {name!r} needs {steps[name]} network calls for a step and {forward} for the look "
+                    f"after it, more than the {share} that a start has: raise iterations"
+                )
+        return Budget(config.restarts * share, forward, steps, left_out)
+
+    def leave_out(self, baselines: Mapping[str, str]) -> None:
+        """Do without these, for the reasons given."""
+        for name, why in baselines.items():
+            self.bench.sources.pop(name, None)
+            self.left_out[name] = why
+            warnings.warn(why, InputWarning, stacklevel=4)
 
     def checks(self) -> list[Check]:
         """Five of the sanity checks."""
@@ -106,7 +118,7 @@ def is_embedded(pipe: Any) -> bool:
     return bool(loaded_from) and Path(str(loaded_from)).resolve() == zoo.emoji_folder().resolve()
 
 
-def set_stage(config: AuditConfig, generator: Any, given: Given, borrowed: ExitStack) -> Stage:
+def set_stage(config: AuditConfig, generator: Any, parties: Parties, borrowed: ExitStack) -> Stage:
     """Make and try everything; the networks are in evaluation mode and without gradients until `borrowed` ends.
 
     Raises:
@@ -115,8 +127,9 @@ def set_stage(config: AuditConfig, generator: Any, given: Given, borrowed: ExitS
     embedded = is_embedded(generator.pipe)
     painter = painter_for(generator, config)
     prompts = prompts_of(config, embedded)
-    network, names = _network(config, generator.pipe, given, embedded, painter)
-    borrowed.enter_context(lent(network.module, *(module_in(other) for other in (given.judge, *given.transfer))))
+    network, names = _network(config, parties, painter)
+    others = [party.network for party in (parties.judge, *parties.transfer) if party is not None]
+    borrowed.enter_context(lent(network.module, *(module_in(other) for other in others)))
     if network.module is not None:
         network.module.to(generator.pipe.device)
     elif config.harden:
@@ -130,13 +143,13 @@ def set_stage(config: AuditConfig, generator: Any, given: Given, borrowed: ExitS
         classes = network.classes
         if config.loss_name == "dlr" and not enough_classes(classes, config.target_class is not None):
             raise InvalidInput(f"the loss 'dlr' is for more classes than the {classes} of {network.name}")
-        transfer = _transfer(config, given, probes)
+        transfer = _transfer(parties, network, probes)
         subject = ClassifierSubject(network, config.loss_name, names)
     else:
         network.probe(probes)
         subject = FilterSubject(network)
-    judge, judged = _judge(config, given, embedded)
-    objects = embedded and config.network is None and given.network is None
+    judge, judged = _judge(config, parties, classes or None)
+    objects = parties.embedded
     samples = make_samples(config, prompts, classes, names, objects)
     after = config.seed + len(samples)
     held_out = make_samples(config, prompts, classes, names, objects, after, config.held_out_noises)
@@ -155,38 +168,24 @@ def _controls(config: AuditConfig, embedded: bool, seed: int) -> list[Sample]:
 
 
 def _network(
-    config: AuditConfig, pipe: Any, given: Given, embedded: bool, painter: Any
+    config: AuditConfig, parties: Parties, painter: Painter
 ) -> tuple[ClassifierUnderAudit | FilterUnderAudit, tuple[str, ...]]:
     """The network under audit and the names of its classes."""
-    found, name = given.network, type(given.network).__name__
-    if found is None and config.network is None and not embedded:
-        raise InvalidInput("network is missing: name the network under audit; only the embedded model has its own")
+    found, name = parties.network.network, parties.network.name
     if config.mode == "filter":
-        if found is None and config.network is None:
-            return FilterUnderAudit(food_filter(painter), "the embedded food filter"), ()
-        if found is None and config.network == SAFETY:
-            checker, extractor = (getattr(pipe, part, None) for part in (SAFETY, "feature_extractor"))
-            return FilterUnderAudit(SafetyCheckerFilter(checker, extractor), "the pipeline's safety checker"), ()
-        if found is None:
-            name = str(config.network)
-            found = load_object(name)
         if config.preprocessing:
             raise InvalidInput("preprocessing is for classifier mode; a filter does its own")
-        return FilterUnderAudit(found, name), ()
+        return FilterUnderAudit(food_filter(painter) if parties.embedded else found, name), ()
     names = config.classes
-    if found is None and config.network is None:
-        from adjointdpm import zoo
+    if parties.embedded:
         from adjointdpm.zoo.objects import OBJECTS
 
-        found, name, names = zoo.classifier(), "the embedded classifier", names or tuple(OBJECTS)
-    elif found is None:
-        name = str(config.network)
-        found = load_object(name)
+        names = names or tuple(OBJECTS)
     steps = [(step, load_function(step)) for step in config.preprocessing]
     return ClassifierUnderAudit(found, name, config.outputs, steps), names
 
 
-def _probes(config: AuditConfig, painter: Any, prompts: Sequence[str]) -> Tensor:
+def _probes(config: AuditConfig, painter: Painter, prompts: Sequence[str]) -> Tensor:
     """A few clean images, which also shows that the prompts can be painted."""
     count = min(PROBED, len(prompts) * config.noises)
     embeds, negative = painter.encode([prompts[i // config.noises] for i in range(count)])
@@ -196,24 +195,25 @@ def _probes(config: AuditConfig, painter: Any, prompts: Sequence[str]) -> Tensor
     return image
 
 
-def _transfer(config: AuditConfig, given: Given, probes: Tensor) -> dict[str, ClassifierUnderAudit]:
-    found = [*((name, load_object(name)) for name in config.transfer)]
-    found += [(f"{type(network).__name__} {k + 1}", network) for k, network in enumerate(given.transfer)]
-    networks = {name: ClassifierUnderAudit(network, name) for name, network in found}
+def _transfer(parties: Parties, audited: ClassifierUnderAudit, probes: Tensor) -> dict[str, ClassifierUnderAudit]:
+    """The further classifiers, tried where their weights are."""
+    networks = {party.name: ClassifierUnderAudit(party.network, party.name) for party in parties.transfer}
     for network in networks.values():
-        with torch.no_grad():
-            raw = network.raw(probes.cpu())
-        network.kind = recognise(raw)
+        network.try_out(probes.to(network.device))
+        if network.classes != audited.classes:
+            raise InvalidInput(
+                f"transfer: {network.name} has {network.classes} outputs, {audited.name} has {audited.classes}; "
+                "expected the same classes in the same order"
+            )
     return networks
 
 
-def _judge(config: AuditConfig, given: Given, embedded: bool) -> tuple[Judge, bool]:
-    if given.judge is not None:
-        return wrapped_judge(given.judge, type(given.judge).__name__, config.mode), True
-    if config.judge is not None:
-        return load_judge(config.judge, config.mode), True
-    if embedded:
-        return embedded_judge(config.mode), True
+def _judge(config: AuditConfig, parties: Parties, classes: int | None) -> tuple[Judge, bool]:
+    party = parties.judge
+    if party is not None:
+        if party.network is None:
+            return embedded_judge(config.mode), True
+        return wrapped_judge(party.network, party.name, config.mode, classes), True
     warnings.warn(
         "no judge: every change of the verdict counts, also where the image no longer shows its class; name one with "
         "judge",
@@ -223,7 +223,7 @@ def _judge(config: AuditConfig, given: Given, embedded: bool) -> tuple[Judge, bo
     return no_judge, False
 
 
-def _sources(config: AuditConfig, painter: Any, subject: Subject) -> tuple[dict[str, Source], dict[str, str]]:
+def _sources(config: AuditConfig, painter: Painter, subject: Subject) -> tuple[dict[str, Source], dict[str, str]]:
     sources: dict[str, Source] = {"exact": make_source("exact", painter, subject)}
     left_out: dict[str, str] = {}
     for name in config.baselines:
