@@ -118,7 +118,8 @@ def _watching(on_step: Callable[[int], None]) -> Callable[[Any, int, Any, Any], 
 
 
 def load_noise(file: Path, solver: str | None) -> Tensor:
-    """The starting noise (1, C, h, w) that `invert-image` wrote; warns if it was found with another solver.
+    """The starting noise (1, C, h, w), or packed (1, L, C), that `invert-image` or `guide` wrote; warns if it was found
+    with another solver.
 
     Raises `InvalidInput` for a file of another kind.
     """
@@ -126,9 +127,11 @@ def load_noise(file: Path, solver: str | None) -> Tensor:
 
     tensors, made = load_tensors(file)
     noise = tensors.get("latents")
-    if noise is None or noise.ndim != 4 or len(noise) != 1:
+    if noise is None or noise.ndim not in (3, 4) or len(noise) != 1:
         found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(tensors.items())[:4]) or "nothing"
-        raise InvalidInput(f"{file} holds {found}; expected the tensor 'latents' of shape (1, C, h, w).")
+        raise InvalidInput(
+            f"{file} holds {found}; expected the tensor 'latents' of shape (1, C, h, w), or packed, (1, L, C)."
+        )
     if made.get("solver", solver) != solver:
         belongs = " ".join(
             f"--{name} {made[name]}" for name in ("solver", "spacing", "steps", "guidance") if name in made

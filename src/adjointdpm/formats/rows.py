@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
 
-__all__ = ["Position", "encode_prompts", "lost_words", "place_rows", "word_rows"]
+__all__ = ["Position", "encode_prompts", "lost_words", "place_rows", "row_count", "word_rows"]
 
 Position = Literal["tail", "fill"]
 
@@ -38,13 +38,13 @@ def encode_prompts(pipe: Any, prompts: list[str]) -> Tensor:
 
 def word_rows(pipe: Any, prompts: list[str]) -> list[int]:
     """How many leading rows each prompt itself takes: start token, words and end token, at most L."""
-    length = _length(pipe)
+    length = row_count(pipe)
     return [min(len(pipe.tokenizer(prompt).input_ids), length) for prompt in prompts]
 
 
 def lost_words(pipe: Any, prompt: str, m: int) -> str:
     """The words of `prompt` that m rows at the tail replace, or that do not fit at all; "" if none."""
-    length = _length(pipe)
+    length = row_count(pipe)
     ids = pipe.tokenizer(prompt).input_ids
     words = ids[:-1] if ids and ids[-1] == pipe.tokenizer.eos_token_id else ids
     return str(pipe.tokenizer.decode(words[max(length - m, 0) :])).strip()
@@ -68,12 +68,12 @@ def place_rows(encoded: Tensor, rows: Tensor, position: Position, words: list[in
     return torch.where(place < own, encoded, placed)
 
 
-def _length(pipe: Any) -> int:
+def row_count(pipe: Any) -> int:
     """L.  A tokenizer saved by transformers 5 may lack it (then it holds a huge number); the encoder knows it."""
     places = getattr(pipe.text_encoder.config, "max_position_embeddings", None)
     if places is None:
         raise InvalidInput(
-            f"{type(pipe.text_encoder).__name__} gives as many rows as it is asked for; prompt-space embeddings fit "
+            f"{type(pipe.text_encoder).__name__} gives as many rows as it is asked for; learnt embeddings fit "
             "text encoders with a fixed number of them, such as CLIP's"
         )
     return int(min(pipe.tokenizer.model_max_length, places))

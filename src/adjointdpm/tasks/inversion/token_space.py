@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import TextualInversion
+from adjointdpm.formats.rows import row_count
 from adjointdpm.tasks.inversion.spaces import EmbeddingSettings
 from adjointdpm.tasks.painter import Painter
 
@@ -39,7 +40,7 @@ class TokenSpace:
         taken = [name for name in self.names if name in self.tokenizer.get_vocab()]
         if taken:
             raise InvalidInput(f"the token {taken[0]!r} is already in the tokenizer's vocabulary; choose another name")
-        self.length = int(min(self.tokenizer.model_max_length, self.encoder.config.max_position_embeddings))
+        self.length = row_count(pipe)
         start = self._start(config.init_word, table.weight.detach())
         self.tokenizer.add_tokens(self.names)
         wide = torch.promote_types(start.dtype, torch.float32)
