@@ -72,9 +72,11 @@ def page(results: dict[str, Any], plan: Plan) -> str:
             "kept": ours["kept"]["value"] >= KEPT,
             "ahead": all(ours["both"]["share"] > found[m]["both"]["share"] for m in RIVALS),
         }
+    pixels = [results["styles"][style.name]["sets"][TESTED]["pixels"][meter] for style in styles]
     template = page_template(Path(__file__).parent, percent=percent, ranged=_ranged, thousands="{:,}".format)
     counts = {key: sum(answer[key] for answer in answers.values()) for key in ("halved", "kept", "ahead")}
     counts["reached"] = sum(answer["halved"] and answer["kept"] for answer in answers.values())
+    counts["pixels"] = sum(f["drop"]["value"] >= HALVED and f["kept"]["value"] >= KEPT for f in pixels)
     return template.render(
         r=results, plan=plan, styles=styles, meter=meter, also=results["meters"][1:], methods=METHODS, tested=TESTED,
         answers=answers, counts=counts, first=results["styles"][styles[0].name], halved=HALVED, kept=KEPT,
