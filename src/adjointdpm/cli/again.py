@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ def command_again(
 def _texts(value: Any, joined: bool) -> list[str]:
     """What an option is given, once for each time that it is repeated."""
     if isinstance(value, dict):
-        return [f"{name}={_text(part)}" for name, part in value.items()]
+        return [f"{name}={part if isinstance(part, str) else json.dumps(part)}" for name, part in value.items()]
     if isinstance(value, list):
         texts = [_text(part) for part in value]
         return [",".join(texts)] if joined else texts

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adjointdpm.cli.again import command_again
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.settings import FLAGS as SHARED
 from adjointdpm.cli.settings import task_settings
@@ -51,7 +52,10 @@ def audit(
         def on_progress(done: int, of: int, what: str) -> None:
             update(1000 * done // of, f"audit, {what.replace('_', ' ')}")
 
-        result = ad.tasks.run_audit(config, generator, on_progress=on_progress)
+        def again(shown: AuditConfig) -> str:
+            return command_again("audit", shown, FLAGS, road, choice)
+
+        result = ad.tasks.run_audit(config, generator, on_progress=on_progress, again=again)
     name = config.generator or choice.name
     paths = {"results": result.results_path, "report": result.report_path, "found": result.found}
     kept = {k: v for k, v in result.results.items() if k not in ("config", "environment")}
