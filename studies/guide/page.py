@@ -9,7 +9,7 @@ from typing import Any
 from adjointdpm.formats import save_png
 from adjointdpm.report import picture_sheet, to_pil
 from adjointdpm.runs import load_tensors
-from studies.guide.design import BOXES, KEPT, Plan, Question
+from studies.guide.design import BLEND, BOXES, KEPT, Plan, Question
 from studies.guide.measure import MEASURES
 from studies.guide.runner import Study, methods_of
 from studies.guide.summary import answers, cases, counted, median_interval, summarise
@@ -88,6 +88,7 @@ def page(results: Mapping[str, Any], plan: Plan) -> str:
         lengths=(min(n["length"] for n in noise), max(n["length"] for n in noise)),
         deviances=sorted(n["deviance"] for n in noise),
         boxes=len(BOXES),
+        blend=BLEND,
         boxed={m: sum(v >= CLOSE for v in counted(figures, groups["box"], m)) for m in methods_of(groups["box"][0])},
         kept=len(KEPT),
     )
