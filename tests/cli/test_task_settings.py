@@ -77,3 +77,17 @@ def test_only_the_main_process_of_a_launcher_speaks(
     assert (ran.code, ran.out) == (0, "")
     monkeypatch.setenv("RANK", "0")
     assert cli(*arguments).document["steps"] == 2
+
+
+def test_names_between_colons_are_printed_as_they_are() -> None:
+    out = io.StringIO()
+    Shell(False, out, io.StringIO()).say("out/:dog:/report.html")
+    assert out.getvalue() == "out/:dog:/report.html\n"
+
+
+def test_a_module_that_ends_the_program_is_an_error(tmp_path: Path) -> None:
+    from adjointdpm.losses.load import load_function
+
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(InvalidInput, match=r"cannot import .*SystemExit"):
+        load_function(f"{tmp_path / 'exits.py'}:f")

@@ -45,10 +45,10 @@ class Shell:
         self.as_json, self.mute = as_json, mute
         self.warnings: list[str] = []
         self._stdout = stdout or sys.stdout
-        self._out = Console(file=self._stdout, highlight=False, soft_wrap=True)
+        self._out = Console(file=self._stdout, highlight=False, emoji=False, soft_wrap=True)
         if not self._out.is_terminal:
             self._out.width = WIDTH
-        self._err = Console(file=stderr or sys.stderr, highlight=False, soft_wrap=True)
+        self._err = Console(file=stderr or sys.stderr, highlight=False, emoji=False, soft_wrap=True)
 
     @classmethod
     def of(cls, made: Any, as_json: bool) -> Shell:

@@ -57,7 +57,7 @@ def load_function(name: str) -> Callable[..., Any]:
     where, _, attribute = name.rpartition(":")
     try:
         module = _from_file(Path(where)) if where.endswith(".py") else _from_name(where)
-    except Exception as error:  # the user's module runs its own code, which may fail in any way
+    except (Exception, SystemExit) as error:  # the user's module runs its own code, which may fail in any way
         raise InvalidInput(f"cannot import {where!r} of {name!r}: {type(error).__name__}: {error}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
