@@ -201,20 +201,24 @@ def stable_diffusion_3(seed: int = 0) -> Any:
     )
 
 
-def flux(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    network = d.FluxTransformer2DModel(
+def flux_transformer(width: int = WIDTH) -> Any:
+    return d.FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
         num_layers=1,
         num_single_layers=1,
         attention_head_dim=16,
         num_attention_heads=2,
-        joint_attention_dim=WIDTH,
-        pooled_projection_dim=WIDTH,
+        joint_attention_dim=width,
+        pooled_projection_dim=width,
         axes_dims_rope=[4, 4, 8],
         guidance_embeds=True,
     )
+
+
+def flux(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    network = flux_transformer()
     pipe = d.FluxPipeline(
         scheduler=d.FlowMatchEulerDiscreteScheduler(num_train_timesteps=100),
         text_encoder=None,

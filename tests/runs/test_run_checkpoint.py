@@ -15,6 +15,20 @@ def state(value):
     return {"rows": torch.full((2, 3), float(value)), "history": [value, value / 3], "rng": random_state()}
 
 
+def fail_at(monkeypatch, failing_write, error):
+    """Raise `error` in place of one of the writes to come, counted from 1."""
+    writes = iter(range(1, 10))
+    real = module.atomic_write
+
+    def write(path, data):
+        if next(writes) == failing_write:
+            raise error
+        return real(path, data)
+
+    monkeypatch.setattr(module, "atomic_write", write)
+    monkeypatch.setattr("adjointdpm.runs.atomic.atomic_write", write)
+
+
 def test_the_last_checkpoint_comes_back_and_older_ones_go(tmp_path):
     assert load_checkpoint(tmp_path) is None
     for step in (1, 2, 3):
@@ -33,16 +47,7 @@ def test_the_last_checkpoint_comes_back_and_older_ones_go(tmp_path):
 @pytest.mark.parametrize("failing_write", [1, 2, 3])
 def test_a_full_disk_at_any_of_the_three_writes_keeps_the_previous_one(tmp_path, monkeypatch, failing_write):
     save_checkpoint(tmp_path, Checkpoint(1, state(1)))
-    writes = iter(range(1, 10))
-    real = module.atomic_write
-
-    def write(path, data):
-        if next(writes) == failing_write:
-            raise OutputError(errno.ENOSPC, f"cannot write {path}: the disk is full")
-        return real(path, data)
-
-    monkeypatch.setattr(module, "atomic_write", write)
-    monkeypatch.setattr("adjointdpm.runs.atomic.atomic_write", write)
+    fail_at(monkeypatch, failing_write, OutputError(errno.ENOSPC, "cannot write: the disk is full"))
     with pytest.raises(OutputError, match="the disk is full"):
         save_checkpoint(tmp_path, Checkpoint(2, state(2)))
     monkeypatch.undo()
@@ -54,16 +59,7 @@ def test_a_full_disk_at_any_of_the_three_writes_keeps_the_previous_one(tmp_path,
 def test_a_second_checkpoint_of_the_same_step_does_not_touch_the_first(tmp_path, monkeypatch, failing_write):
     """Killed between its files and the manifest, which still names the files of the first."""
     save_checkpoint(tmp_path, Checkpoint(1, state(1)))
-    writes = iter(range(1, 10))
-    real = module.atomic_write
-
-    def write(path, data):
-        if next(writes) == failing_write:
-            raise KeyboardInterrupt
-        return real(path, data)
-
-    monkeypatch.setattr(module, "atomic_write", write)
-    monkeypatch.setattr("adjointdpm.runs.atomic.atomic_write", write)
+    fail_at(monkeypatch, failing_write, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, Checkpoint(1, state(2)))
     monkeypatch.undo()

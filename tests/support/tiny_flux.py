@@ -8,28 +8,18 @@ WIDTH = 32
 
 
 def tiny_flux(seed: int = 0) -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
     from transformers import T5Config, T5EncoderModel
 
     from adjointdpm.zoo.build import build_tokenizer
+    from tests.pipelines.tiny import flux_transformer
     from tests.support.tiny_pipeline import tiny_pipeline
 
     parts = tiny_pipeline(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         t5 = T5Config(vocab_size=len(parts.tokenizer), d_model=WIDTH, d_ff=WIDTH, num_layers=1, num_heads=2, d_kv=8)
-        transformer = FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=WIDTH,
-            pooled_projection_dim=WIDTH,
-            axes_dims_rope=(4, 4, 8),
-            guidance_embeds=True,
-        )
+        transformer = flux_transformer(WIDTH)
         pipe = FluxPipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(),
             vae=parts.vae,

@@ -115,6 +115,11 @@ class Painter:
             found[name] = torch.stack(rows)
         return found
 
+    def check_changed_rows(self, prompt: str) -> None:
+        """Raise `InvalidInput` for a pipeline that cannot paint rows other than those of prompts."""
+        rows, negative = self.encode([prompt])
+        self.conditioning(rows + 1, negative)
+
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """x_T of each seed, (B, C, h, w), float32, of unit variance."""
         return torch.cat([self.generator.prepare_latents(1, seed) for seed in seeds])

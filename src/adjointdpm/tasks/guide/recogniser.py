@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
-from adjointdpm.tasks.guide.networks import fit_for
+from adjointdpm.tasks.networks import fit_for
 
 __all__ = ["EmbeddedRecogniser"]
 

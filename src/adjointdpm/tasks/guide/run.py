@@ -67,8 +67,7 @@ def guide_images(
     wrt = {"noise": ("x_T",), "embedding": ("cond",), "both": ("x_T", "cond")}[config.optimise]
     painter = Painter(generator, config, wrt=wrt)
     if config.optimise != "noise":
-        embeds, negative = painter.encode(config.prompts[:1])
-        painter.conditioning(embeds + 1, negative)  # refuses a pipeline that cannot paint rows that are changed
+        painter.check_changed_rows(config.prompts[0])
     device = str(getattr(generator.pipe, "device", "cpu"))
     identity = {**fingerprint(generator.pipe), "generator": repr(generator), **_files(config)}
     with (

@@ -21,7 +21,7 @@ from torch import Tensor
 from adjointdpm.errors import InvalidInput, NotDifferentiable
 from adjointdpm.losses.load import load_function
 from adjointdpm.losses.perceptual import FeatureExtractor
-from adjointdpm.tasks.guide.networks import fit_for
+from adjointdpm.tasks.networks import fit_for
 
 __all__ = ["NAMES", "Border", "Features", "Saliency", "border_plane", "check_saliency", "load_saliency"]
 

@@ -72,13 +72,12 @@ def invert(
             f"expected a generator made by adjointdpm.differentiable(pipe), got {type(generator).__name__}"
         )
     painter = Painter(generator, config)
+    painter.check_changed_rows(config.prompts[0])
     model = fingerprint(generator.pipe)
     device = str(getattr(generator.pipe, "device", "cpu"))
     identity = {**model, "generator": repr(generator)}
     team = Team.join()
     tracker = open_tracker(config.tracker, config.out, config.model_dump(mode="json"), team)
-    embeds, negative = painter.encode(config.prompts[:1])
-    painter.conditioning(embeds + 1, negative)  # refuses a pipeline that cannot paint rows that are changed
     with RunFolder(config.out, "invert", config.identity(), identity, device, team=team, free=config.free()) as run:
         space: Space = PromptSpace(painter, config) if config.space == "prompt" else TokenSpace(painter, config)
         loss = load_loss(config.loss, _classifier)

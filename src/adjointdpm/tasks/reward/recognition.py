@@ -17,6 +17,7 @@ from torch import Tensor
 from adjointdpm.errors import InvalidInput
 from adjointdpm.losses.rewards import Reward
 from adjointdpm.losses.rewards.terms import Maker
+from adjointdpm.tasks.networks import fit_for
 
 __all__ = ["MAKERS", "Recognised", "named_in"]
 
@@ -36,7 +37,7 @@ class Recognised:
             named_in(what)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        seen = images.to(next(self.network.to(images.device).parameters()).dtype)
+        seen = fit_for(self.network, images)
         if seen.shape[-2:] != (SIZE, SIZE):
             seen = torch.nn.functional.interpolate(
                 seen, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True

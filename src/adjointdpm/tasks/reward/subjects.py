@@ -119,8 +119,7 @@ class Embedding(_Plain):
 
     def __init__(self, painter: Painter, config: RewardConfig) -> None:
         super().__init__(painter)
-        embeds, negative = painter.encode(config.prompts[:1])
-        painter.conditioning(embeds + 1, negative)  # refuses a pipeline that cannot paint rows that are changed
+        painter.check_changed_rows(config.prompts[0])
         self.space: Space = PromptSpace(painter, config) if config.space == "prompt" else TokenSpace(painter, config)
         self.parameters: Mapping[str, Tensor] = {"embedding": self.space.parameter}
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from adjointdpm.tasks.guide.networks import fit_for
 from adjointdpm.tasks.guide.recogniser import EmbeddedRecogniser
 from adjointdpm.tasks.guide.saliency import Features, check_saliency
+from adjointdpm.tasks.networks import fit_for
 from adjointdpm.zoo.objects import OBJECTS
 
 
