@@ -144,7 +144,7 @@ def test_a_signal_lets_the_step_finish_and_gives_its_exit_code(number, code):
     assert process.returncode == code
 
 
-def test_a_second_signal_acts_at_once_and_handlers_are_put_back(request):
+def test_a_second_signal_acts_at_once_and_handlers_are_put_back(request, capsys):
     # a shell's background jobs start with SIGINT ignored, so the test brings the handler that it tests with
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
@@ -152,9 +152,31 @@ def test_a_second_signal_acts_at_once_and_handlers_are_put_back(request):
     with GracefulStop() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.requested
+        assert capsys.readouterr().err == "stopping after this step; once more stops at once\n"
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    assert capsys.readouterr().err == ""
     assert signal.getsignal(signal.SIGINT) is before
     error = stop.interruption("stopped after step 3")
     assert isinstance(error, RunInterrupted)
     assert (error.code, str(error)) == (130, "stopped after step 3")
+
+
+@pytest.mark.parametrize("stderr", [None, "closed", "busy"])
+def test_a_signal_is_heard_also_where_nothing_can_be_said(monkeypatch, tmp_path, stderr):
+    class Busy:
+        def write(self, text):
+            raise RuntimeError("reentrant call")
+
+    closed = (tmp_path / "closed").open("w")
+    closed.close()
+    monkeypatch.setattr("sys.stderr", {None: None, "closed": closed, "busy": Busy()}[stderr])
+    with GracefulStop() as stop:
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.interruption("").code == 143
+
+
+def test_of_several_processes_one_speaks(capsys):
+    with GracefulStop("batch", speaks=False) as stop:
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.requested and capsys.readouterr() == ("", "")

@@ -1,10 +1,12 @@
 """The shared optimisation loop, on a problem without any network."""
 
+import signal
+
 import pytest
 import torch
 
 from adjointdpm.errors import NonFinite
-from adjointdpm.runs import RunFolder, load_checkpoint, read_jsonl
+from adjointdpm.runs import RunFolder, RunInterrupted, load_checkpoint, read_jsonl
 from adjointdpm.tasks.loop import LoopSettings, learning_rate, optimise
 from adjointdpm.tasks.precision import Precision
 
@@ -57,6 +59,20 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     logged = read_jsonl(tmp_path / "cut" / "log.jsonl")
     assert [row["step"] for row in logged] == list(range(1, 13))
     assert [row["loss"] for row in logged] == expected.losses
+
+
+@pytest.mark.parametrize("last", [3, 12])
+def test_a_signal_ends_it_after_the_step_and_says_how_to_go_on(tmp_path, capsys, last):
+    def note(step, epochs, loss):
+        if step == last:
+            signal.raise_signal(signal.SIGTERM)
+            assert capsys.readouterr().err == "stopping after this step; once more stops at once\n"
+
+    with pytest.raises(RunInterrupted, match=rf"step {last} of 12; saved in .*--resume, .*the same call") as found:
+        run(tmp_path / "run", Problem(), on_step=note)
+    assert found.value.code == 143
+    assert load_checkpoint(tmp_path / "run").step == last
+    assert len(run(tmp_path / "run", Problem()).losses) == 12
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -144,16 +144,19 @@ def test_a_killed_run_goes_on_and_gives_the_same(finished: Table1Result, pipe: A
     assert timeless(again.results) == timeless(finished.results)
 
 
-def test_a_signal_ends_the_batch_and_says_how_to_go_on(pipe: Any, tmp_path: Path) -> None:
+def test_a_signal_ends_the_batch_and_says_how_to_go_on(
+    pipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = settings(tmp_path)
 
     def on_progress(done: int, of: int, what: str) -> None:
         if what.startswith("raw"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(RunInterrupted, match="run it again to go on") as caught:
+    with pytest.raises(RunInterrupted, match="the same command, or the same call, goes on") as caught:
         reproduce_table1(config, pipe, on_progress=on_progress)
     assert caught.value.code == 143
+    assert capsys.readouterr().err == "stopping after this batch; once more stops at once\n"
     assert json.loads((config.out / "run.json").read_text())["status"] == "interrupted"
     assert reproduce_table1(config, pipe).results["cells"]
 

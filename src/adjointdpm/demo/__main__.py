@@ -27,12 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     except AdjointDPMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stopped:  # the latter in an optimisation, with its exit code
         print("interrupted; run it again to go on", file=sys.stderr)
-        return 130
-    except SystemExit as stopped:  # a signal during an optimisation: saved, with its exit code
-        print(f"{stopped}", file=sys.stderr)
-        return stopped.code if isinstance(stopped.code, int) else 1
+        code = getattr(stopped, "code", 130)
+        return code if isinstance(code, int) else 1
     return 0
 
 

@@ -10,9 +10,10 @@ from adjointdpm.runs.environment import environment, environment_differences, ra
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.lock import FolderLock
 from adjointdpm.runs.log import JsonlLog, read_jsonl
-from adjointdpm.runs.signals import GracefulStop, RunInterrupted
+from adjointdpm.runs.signals import GO_ON, GracefulStop, RunInterrupted
 
 __all__ = [
+    "GO_ON",
     "Checkpoint",
     "FolderLock",
     "GracefulStop",

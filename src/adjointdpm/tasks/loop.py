@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import NonFinite, NumericalWarning
-from adjointdpm.runs import Checkpoint, GracefulStop, RunFolder, random_state, set_random_state
+from adjointdpm.runs import GO_ON, Checkpoint, GracefulStop, RunFolder, random_state, set_random_state
 from adjointdpm.tasks.plateau import Plateaus
 from adjointdpm.tasks.precision import Precision
 from adjointdpm.tasks.team import Team
@@ -115,7 +115,7 @@ def optimise(
         history = _restore(run.resumed, parameters, optimizer, precision, plateaus)
         first = run.resumed.step + 1
     saved = first - 1
-    with GracefulStop() as stop:
+    with GracefulStop(speaks=team.main) as stop:
         for step in range(first, settings.epochs + 1):
             if history.is_stale(settings.patience):
                 break
@@ -168,12 +168,12 @@ def optimise(
             if team.main and on_step is not None:
                 on_step(step, settings.epochs, loss)
             # asked last, so a signal at any time finds its step saved
-            if team.agree(stop.requested) and step < settings.epochs:
+            if team.agree(stop.requested):
                 if saved < step:
                     run.save(_checkpoint(step, parameters, optimizer, history, precision, plateaus))
                 run.finish("interrupted")
                 raise stop.interruption(
-                    f"interrupted after step {step} of {settings.epochs}; saved in {run.path}: run it again to go on"
+                    f"interrupted after step {step} of {settings.epochs}; saved in {run.path}: {GO_ON}"
                 )
     return history
 

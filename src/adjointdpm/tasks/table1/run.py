@@ -62,7 +62,7 @@ def reproduce_table1(config: Table1Config, pipe: Any, *, on_progress: Progress |
     identity = {**fingerprint(pipe), "pipeline": type(pipe).__name__, "scheduler": type(pipe.scheduler).__name__}
     with (
         RunFolder(config.out, "table1", config.identity(), identity, device) as run,
-        GracefulStop() as stop,
+        GracefulStop("batch") as stop,
         full_precision(),
     ):
         problem = Problem(pipe, config)
@@ -116,7 +116,8 @@ class _Count:
         if self.stop.requested:
             self.run.finish("interrupted")
             raise self.stop.interruption(
-                f"interrupted in {self.doing}; what was finished is kept in {self.run.path}: run it again to go on"
+                f"interrupted in {self.doing}; what was finished is kept in {self.run.path}: the same command, or the "
+                "same call, goes on there"
             )
 
 
