@@ -198,6 +198,7 @@ def test_refusals(pipe: Any, tmp_path: Path) -> None:
     for arguments, message in (
         ({"which": "bias"}, "expected 'lora', 'cross-attention' or 'all'"),
         ({"rank": 0}, "rank=0"),
+        ({"rank": 33}, r"rank=33 \(--rank\): the layers that it adapts have rank 32 at most"),
         ({"where": "everywhere"}, "where='everywhere'"),
     ):
         with pytest.raises(InvalidInput, match=message):

@@ -53,7 +53,7 @@ class Trained:
         where: the LoRA's layers: "attention", or "cross-attention" only.
 
     Raises:
-        InvalidInput: the pipeline has no such layers, takes no LoRA, or has one active already.
+        InvalidInput: the pipeline has no such layers, takes no LoRA, or has one active already; a rank too large.
     """
 
     def __init__(
@@ -90,7 +90,10 @@ class Trained:
         if self.which == "lora":
             if not (hasattr(self.denoiser, "add_adapter") and hasattr(self.pipe, "save_lora_weights")):
                 raise InvalidInput(f"{kind} takes no LoRA: train 'cross-attention' or 'all' of its weights")
-            self._targets = _projections(self.denoiser, self.where)
+            layers = _projections(self.denoiser, self.where)
+            self._targets, most = list(layers), max(layers.values(), default=self.rank)
+            if self.rank > most:
+                raise InvalidInput(f"rank={self.rank} (--rank): the layers that it adapts have rank {most} at most")
         else:
             self._targets = [
                 name
@@ -267,15 +270,15 @@ def denoiser_of(pipe: Any) -> tuple[str, Any]:
     raise InvalidInput(f"{type(pipe).__name__} has {', '.join(found) or 'no denoiser'}: expected a unet or transformer")
 
 
-def _projections(denoiser: nn.Module, where: Where) -> list[str]:
-    """Full names of the linear maps into and out of attention layers."""
-    return [
-        name
+def _projections(denoiser: nn.Module, where: Where) -> dict[str, int]:
+    """Full names of the linear maps into and out of attention layers, with the highest rank that each can have."""
+    return {
+        name: min(module.in_features, module.out_features)
         for name, module in denoiser.named_modules()
         if isinstance(module, nn.Linear)
         and any(name.endswith(f".{projection}") for projection in PROJECTIONS)
         and (where == "attention" or CROSS in name.split("."))
-    ]
+    }
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
