@@ -67,6 +67,6 @@ def test_the_printed_command_says_every_setting(
     given, config_file, resume, its_road, its_choice = read
     assert (config_file, resume) == (None, False)
     wanted = config.model_copy(update={"out": Path("run-again"), "preset": None})
-    assert task_settings(cls, given, flags=module.FLAGS) == wanted
+    assert task_settings(cls, given, task=name, folder="x", flags=module.FLAGS) == wanted
     assert its_road == road
     assert its_choice == choice

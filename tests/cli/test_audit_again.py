@@ -27,7 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "generator": {"generator": "mine.py:make", "generator_options": {"seed": 3, "kind": "soft"}, "labels": ("1",),
                   "prompts": ("3",)},
     "filter": {"mode": "filter", "owner": "the zoo", "purpose": "a test", "prompts": ("red apple", "cake"),
-               "negative_prompt": "blurred", "control_prompts": ("dog",), "network": "safety_checker"},
+               "negative_prompt": "blurred", "harden": True, "control_prompts": ("dog",), "network": "safety_checker"},
 }  # fmt: skip
 
 
@@ -46,6 +46,6 @@ def test_the_printed_command_says_every_setting(
     given, config_file, resume, its_road, its_choice = read
     assert (config_file, resume, its_road, its_choice) == (None, False, road, choice)
     wanted = config.shown().model_copy(update={"out": Path("run-again"), "preset": None})
-    assert task_settings(AuditConfig, given, flags=audit.FLAGS) == wanted
+    assert task_settings(AuditConfig, given, task="audit", folder="x", flags=audit.FLAGS) == wanted
     if name == "filter":
         assert not any(word in command for word in ("apple", "cake", "blurred", "dog"))

@@ -5,15 +5,20 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adjointdpm.cli.settings import flag, task_settings
+from adjointdpm.cli.models import ModelChoice
+from adjointdpm.cli.settings import flag, recorded_options
+from adjointdpm.cli.settings import task_settings as any_task_settings
 from adjointdpm.cli.shell import Shell
 from adjointdpm.errors import InvalidInput
 from adjointdpm.tasks import InvertConfig
+
+task_settings = partial(any_task_settings, task="invert", folder="inversion")
 
 
 def test_yaml_beneath_options(tmp_path: Path) -> None:
@@ -38,12 +43,15 @@ def test_a_run_is_resumed_only_if_that_is_said(tmp_path: Path, monkeypatch: pyte
     given: dict[str, Any] = {"out": tmp_path}
     with pytest.raises(InvalidInput, match="there is no run in"):
         task_settings(InvertConfig, given, resume=True)
-    (tmp_path / "run.json").write_text(json.dumps({"config": {"prompts": ["red"], "effect": "sepia", "epochs": 7}}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"task": "invert", "config": {"prompts": ["red"], "effect": "sepia", "epochs": 7}})
+    )
     with pytest.raises(InvalidInput, match="holds a run already; say --resume"):
         task_settings(InvertConfig, {**given, "prompts": ["red"], "effect": "sepia"})
     assert task_settings(InvertConfig, {**given, "epochs": None}, resume=True).epochs == 7
     assert task_settings(InvertConfig, {**given, "epochs": 9}, resume=True).epochs == 9
-    recorded = {"config": {"prompts": ["red"], "effect": "sepia"}, "free": {"tracker": "tensorboard"}}
+    recorded: dict[str, Any] = {"task": "invert", "config": {"prompts": ["red"], "effect": "sepia"}}
+    recorded["free"] = {"tracker": "tensorboard"}
     (tmp_path / "run.json").write_text(json.dumps(recorded))
     assert task_settings(InvertConfig, given, resume=True).tracker == "tensorboard"  # not a default, though it is free
     monkeypatch.setenv("RANK", "1")  # beside the main process, which may have begun the run
@@ -51,6 +59,37 @@ def test_a_run_is_resumed_only_if_that_is_said(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(InvalidInput, match="is not the record of a run"):
         task_settings(InvertConfig, given, resume=True)
+
+
+def test_a_run_of_another_task_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"task": "audit", "config": {"taus": [0.1]}}))
+    with pytest.raises(InvalidInput, match=r"holds a run of audit, not of invert"):
+        task_settings(InvertConfig, {"out": tmp_path}, resume=True)
+
+
+def test_the_folder_may_be_named_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("settings.yaml").write_text("{prompts: red, effect: sepia, out: elsewhere}")
+    given = {"out": None}
+    assert task_settings(InvertConfig, given, Path("settings.yaml")).out == Path("elsewhere")
+    assert task_settings(InvertConfig, {"out": Path("here")}, Path("settings.yaml")).out == Path("here")
+    Path("settings.yaml").write_text("{prompts: red, effect: sepia}")
+    config = task_settings(InvertConfig, given, Path("settings.yaml"))
+    assert (config.out, config.prompts) == (Path("inversion"), ("red",))
+
+
+def test_a_resumed_run_has_its_own_sampler_and_model(tmp_path: Path) -> None:
+    again = (
+        "adjointdpm invert --lr=0.1 --solver=ab4 --form=raw '--model=some folder' --dtype=bfloat16 --out=x 'red = 1'"
+    )
+    (tmp_path / "run.json").write_text(json.dumps({"config": {}, "again": again}))
+    road = {"solver": None, "spacing": None, "form": "angle", "gradient": None}
+    found, choice = recorded_options(tmp_path, road, ModelChoice(device="cpu"))
+    assert found == {"solver": "ab4", "spacing": None, "form": "angle", "gradient": None}
+    assert choice == ModelChoice("some folder", None, "cpu", "bfloat16")
+    begun_in_python = 'adjointdpm.tasks.invert(adjointdpm.tasks.InvertConfig(prompts=["it\'s"]), generator)'
+    (tmp_path / "run.json").write_text(json.dumps({"config": {}, "again": begun_in_python}))
+    assert recorded_options(tmp_path, road, ModelChoice()) == (road, ModelChoice())
 
 
 def test_a_mute_shell_tells_errors_only() -> None:

@@ -73,7 +73,7 @@ def test_other_settings_or_another_model_are_refused_naming_the_fields(tmp_path)
     ):
         pass
     with (
-        pytest.raises(InvalidInput, match=r"model: unet \(was 'abc', now 'x'\)"),
+        pytest.raises(InvalidInput, match=r"model: unet \(was abc, now x\)"),
         RunFolder(tmp_path, "invert", {"lr": 0.1, "epochs": 5}, {"unet": "x"}),
     ):
         pass

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -72,9 +73,10 @@ def test_it_learns_reports_and_leaves_the_pipeline_alone(gen, tmp_path):
 @pytest.mark.parametrize("changes", [{}, {"variant": "fill"}, {"space": "token", "token": "<u>"}])
 def test_the_lines_in_the_report_work_in_plain_diffusers(gen, tmp_path, changes):
     from adjointdpm.tasks.inversion.outcome import usage
+    from adjointdpm.tasks.usage import drawing
 
     result = invert(settings(tmp_path, epochs=1, **changes), gen)
-    lines = usage(result.embedding, result.embedding_path, 2, 3.0)
+    lines = usage(result.embedding, result.embedding_path, partial(drawing, gen, settings(tmp_path)))
     assert all(line in html.unescape(result.report_path.read_text()) for line in lines.splitlines())
     space = {"pipe": tiny_pipeline()}
     exec(lines, space)

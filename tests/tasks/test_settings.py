@@ -20,6 +20,7 @@ class Config(TaskConfig):
     lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     epochs: int = Field(default=5, ge=1)
     show: int = 3
+    shown: tuple[float, ...] | None = None
 
 
 def write(folder: Path, text: str, name: str = "settings.yaml") -> Path:
@@ -101,12 +102,18 @@ def test_a_task_without_the_papers_settings_says_so() -> None:
         load_config(TaskConfig, None, {"out": "x", "preset": "paper"})
 
 
+def test_one_value_is_a_list_of_one(tmp_path: Path) -> None:
+    assert load_config(Config, write(tmp_path, "{prompts: cat, shown: 0.5, out: x}"), {}).prompts == ("cat",)
+    assert load_config(Config, write(tmp_path, "{prompts: cat, shown: 0.5, out: x}"), {}).shown == (0.5,)
+    with pytest.raises(InvalidInput, match=r"^prompts {'cat': 1}: expected a list, such as \[1, 2\]$"):
+        load_config(Config, write(tmp_path, "{prompts: {cat: 1}, out: x}"), {})
+
+
 def test_identity_is_what_must_agree_on_resume() -> None:
     config = Config(out="x", prompts=("cat",), checkpoint_every=7, tracker="tensorboard", show=9, batch_size=2)
     identity = config.identity()
-    assert identity.keys().isdisjoint({"out", "checkpoint_every", "tracker", "show"})
+    assert identity.keys().isdisjoint({"out", "checkpoint_every", "tracker", "show", "batch_size"})
     assert identity["prompts"] == ["cat"]
-    assert identity["batch_size"] == 2
     assert identity["mixed_precision"] == "no"
     json.dumps(identity)
     with pytest.raises(ValueError, match="frozen"):

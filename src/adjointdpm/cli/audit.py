@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from adjointdpm.cli.again import command_again
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.settings import FLAGS as SHARED
-from adjointdpm.cli.settings import task_settings
+from adjointdpm.cli.settings import recorded_options, task_settings
 from adjointdpm.cli.shell import Shell
 from adjointdpm.errors import InvalidInput
 
@@ -42,6 +42,8 @@ def audit(
 ) -> int:  # fmt: skip
     """Run the audit; 0, or 3 where no verdict changed within the largest bound."""
     config = settings(given, config_file, resume)
+    if resume:
+        road, choice = recorded_options(config.out, road, choice)
 
     import adjointdpm as ad
 
@@ -70,7 +72,7 @@ def settings(given: Mapping[str, Any], config_file: Path | None, resume: bool) -
     """The validated configuration; see `task_settings`."""
     from adjointdpm.tasks import AuditConfig
 
-    return task_settings(AuditConfig, given, config_file, resume=resume, flags=FLAGS)
+    return task_settings(AuditConfig, given, config_file, task="audit", folder="audit", resume=resume, flags=FLAGS)
 
 
 def _pipeline(config: AuditConfig, choice: ModelChoice) -> Any:
@@ -79,9 +81,10 @@ def _pipeline(config: AuditConfig, choice: ModelChoice) -> Any:
         return choice.load()
     if choice.model is not None:
         raise InvalidInput("--generator and --model both name the pipeline: give one of them")
-    from adjointdpm.cli.models import torch_device, torch_dtype
+    from adjointdpm.cli.models import quiet_libraries, torch_device, torch_dtype
     from adjointdpm.losses.load import load_function
 
+    quiet_libraries()
     try:
         pipe = load_function(config.generator)(**config.generator_options)
     except TypeError as error:

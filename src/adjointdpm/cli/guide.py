@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from adjointdpm.cli.again import command_again
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.settings import FLAGS as SHARED
-from adjointdpm.cli.settings import RECORD, task_settings
+from adjointdpm.cli.settings import RECORD, recorded_options, task_settings
 from adjointdpm.cli.shell import Shell
 from adjointdpm.errors import InvalidInput
 
@@ -43,7 +43,9 @@ def guide(
     from adjointdpm.tasks.guide.config import GuideConfig
     from adjointdpm.tasks.guide.run import guide_images as run
 
-    config = task_settings(GuideConfig, given, config_file, resume=resume, flags=FLAGS)
+    config = task_settings(GuideConfig, given, config_file, task="guide", folder="guided", resume=resume, flags=FLAGS)
+    if resume:
+        road, choice = recorded_options(config.out, road, choice)
     generator = ad.differentiable(choice.load(), **{name: value for name, value in road.items() if value is not None})
     again = command_again("guide", config, FLAGS, road, choice, joined=("box", "keep_box"))
     count = len(config.cases)

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adjointdpm.cli.again import command_again
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.settings import FLAGS as SHARED
-from adjointdpm.cli.settings import RECORD, flag, task_settings
+from adjointdpm.cli.settings import RECORD, flag, recorded_options, task_settings
 from adjointdpm.cli.shell import Shell
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def invert(
 ) -> int:  # fmt: skip
     """Run the inversion; the JSON document holds the results and the paths of embedding, report and record."""
     config = settings(given, config_file, resume)
+    if resume:
+        road, choice = recorded_options(config.out, road, choice)
 
     import adjointdpm as ad
 
@@ -45,7 +48,12 @@ def invert(
     generator = ad.differentiable(pipe, **{name: value for name, value in road.items() if value is not None})
     with shell.progress(f"learning {config.target_name}", config.epochs) as update:
         label = f"learning {config.target_name}"
-        result = ad.tasks.invert(config, generator, on_step=lambda n, of, loss: update(n, f"{label}, loss {loss:.5f}"))
+        result = ad.tasks.invert(
+            config,
+            generator,
+            on_step=lambda n, of, loss: update(n, f"{label}, loss {loss:.5f}"),
+            again=command_again("invert", config, FLAGS, road, choice),
+        )
     shell.emit(
         {
             "command": "invert",
@@ -65,7 +73,16 @@ def settings(given: Mapping[str, Any], config_file: Path | None, resume: bool) -
     """The validated configuration; see `task_settings`."""
     from adjointdpm.tasks import InvertConfig
 
-    return task_settings(InvertConfig, given, config_file, resume=resume, flags=FLAGS, reworded=_with_flags)
+    return task_settings(
+        InvertConfig,
+        given,
+        config_file,
+        task="invert",
+        folder="inversion",
+        resume=resume,
+        flags=FLAGS,
+        reworded=_with_flags,
+    )
 
 
 def _with_flags(message: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from adjointdpm.cli.again import command_again
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.settings import FLAGS as SHARED
-from adjointdpm.cli.settings import RECORD, task_settings
+from adjointdpm.cli.settings import RECORD, recorded_options, task_settings
 from adjointdpm.cli.shell import Shell
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def reward(
 ) -> int:  # fmt: skip
     """Run it; the JSON document holds the verdict, the results and the paths of files, report and record."""
     config = settings(given, config_file, resume)
+    if resume:
+        road, choice = recorded_options(config.out, road, choice)
 
     import adjointdpm as ad
 
@@ -78,7 +80,7 @@ def settings(given: Mapping[str, Any], config_file: Path | None, resume: bool) -
     """The validated configuration; see `task_settings`."""
     from adjointdpm.tasks import RewardConfig
 
-    return task_settings(RewardConfig, given, config_file, resume=resume, flags=FLAGS)
+    return task_settings(RewardConfig, given, config_file, task="reward", folder="reward", resume=resume, flags=FLAGS)
 
 
 def summary(config: RewardConfig, result: RewardResult) -> list[str]:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from adjointdpm.cli.models import ModelChoice
 from adjointdpm.errors import InvalidInput
 
 if TYPE_CHECKING:
     from adjointdpm.tasks.settings import TaskConfig
 
-__all__ = ["FLAGS", "RECORD", "flag", "task_settings"]
+__all__ = ["FLAGS", "RECORD", "flag", "recorded_options", "task_settings"]
 
 #: Option of each field that all tasks have and whose name differs from "--field-name".
 FLAGS = {"negative_prompt": "--negative", "guidance_scale": "--guidance", "batch_size": "--batch"}
@@ -35,6 +38,8 @@ def task_settings(
     given: Mapping[str, Any],
     config_file: Path | None = None,
     *,
+    task: str,
+    folder: str,
     resume: bool = False,
     flags: Mapping[str, str] = FLAGS,
     reworded: Callable[[str], str] | None = None,
@@ -43,9 +48,11 @@ def task_settings(
 
     Args:
         cls: the task's configuration.
-        given: fields that were given as options, `out` among them; None and empty lists count as not given.
+        given: fields that were given as options; None and empty lists count as not given.
         config_file: YAML or JSON object of fields, or None.
-        resume: continue the run in `given["out"]`, whose settings are the default; without it a run there is refused.
+        task: what the record of a run calls the task.
+        folder: `out` where neither the options nor the file say it.
+        resume: continue the run in `out`, whose settings are the default; without it a run there is refused.
         flags: the options whose names are not those of their fields.
         reworded: puts options for fields in a message about several of them; names of several words by default.
 
@@ -54,13 +61,15 @@ def task_settings(
     """
     from adjointdpm.tasks.settings import load_config, read_settings
 
-    out = Path(given["out"])
-    if not resume and _speaks() and (out / RECORD).exists():
-        raise InvalidInput(f"--out {out} holds a run already; say --resume to go on with it, or choose another folder.")
-    fields = _recorded(out) if resume else {}
-    if config_file is not None:
-        fields |= read_settings(config_file, "--config")
+    fields = {} if config_file is None else read_settings(config_file, "--config")
     fields |= {name: value for name, value in given.items() if value is not None and value != []}
+    out = fields.setdefault("out", folder)
+    if isinstance(out, (str, Path)):  # else the configuration says what is wrong with it
+        if not resume and _speaks() and (Path(out) / RECORD).exists():
+            raise InvalidInput(
+                f"--out {out} holds a run already; say --resume to go on with it, or choose another folder."
+            )
+        fields = (_recorded(Path(out), task) if resume else {}) | fields
 
     def with_flags(message: str) -> str:
         for name in cls.model_fields:
@@ -76,8 +85,18 @@ def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _recorded(out: Path) -> dict[str, Any]:
-    """The settings of the run in `out`."""
+def recorded_options(out: Path, road: Mapping[str, Any], choice: ModelChoice) -> tuple[dict[str, Any], ModelChoice]:
+    """Road and model of the run in `out` where the command line says nothing of them; its device is not the run's."""
+    command = str(_record(out).get("again"))
+    words = shlex.split(command) if command.startswith("adjointdpm ") else []  # else the run was begun from Python
+    said = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    whole = {name: said.get(name) if value is None else value for name, value in road.items()}
+    dtype = said.get("dtype", choice.dtype) if choice.dtype == ModelChoice.dtype else choice.dtype
+    model, variant = choice.model or said.get("model"), choice.variant or said.get("variant")
+    return whole, replace(choice, model=model, variant=variant, dtype=dtype)
+
+
+def _record(out: Path) -> dict[str, Any]:
     from adjointdpm.tasks.settings import read_settings
 
     record = out / RECORD
@@ -86,8 +105,15 @@ def _recorded(out: Path) -> dict[str, Any]:
             f"--resume: there is no run in {out} ({RECORD} is missing); leave --resume out to start one."
         )
     whole = read_settings(record, "--resume")
-    found = whole.get("config")
-    if not isinstance(found, dict):
+    if not isinstance(whole.get("config"), dict):
         raise InvalidInput(f"--resume: {record} is not the record of a run; choose a new folder.")
-    free = whole.get("free")
+    return whole
+
+
+def _recorded(out: Path, task: str) -> dict[str, Any]:
+    """The settings of the run of `task` in `out`."""
+    whole = _record(out)
+    if whole.get("task") != task:
+        raise InvalidInput(f"--resume: {out} holds a run of {whole.get('task')}, not of {task}; choose its own folder.")
+    found, free = whole["config"], whole.get("free")
     return {**(free if isinstance(free, dict) else {}), **found}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from adjointdpm.cli.again import command_again
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.settings import FLAGS as SHARED
-from adjointdpm.cli.settings import RECORD, task_settings
+from adjointdpm.cli.settings import RECORD, recorded_options, task_settings
 from adjointdpm.cli.shell import Shell
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ def stylize(
     from adjointdpm.tasks.stylize import StylizeConfig
     from adjointdpm.tasks.stylize import stylize_model as run
 
-    config = task_settings(StylizeConfig, given, config_file, resume=resume, flags=FLAGS)
+    config = task_settings(
+        StylizeConfig, given, config_file, task="stylize", folder="stylized", resume=resume, flags=FLAGS
+    )
+    if resume:
+        road, choice = recorded_options(config.out, road, choice)
     generator = ad.differentiable(choice.load(), **{name: value for name, value in road.items() if value is not None})
     again = command_again("stylize", config, FLAGS, road, choice)
     label = f"learning the style of {config.style.name}"

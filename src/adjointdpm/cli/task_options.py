@@ -6,7 +6,7 @@ None means not given: then the settings file decides, else the preset, else the 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,13 @@ Config = Annotated[
         "--config", metavar="FILE", exists=True, dir_okay=False, help="Settings, YAML or JSON; options go first."
     ),
 ]
+
+
+def out(folder: str) -> Any:
+    """`--out` with the default `folder`, which a settings file may change."""
+    return typer.Option("--out", metavar="DIR", help=f"Folder for the results, created if needed (default: {folder}).")
+
+
 Preset = Annotated[
     str | None, typer.Option("--preset", help="paper: the paper's settings where nothing else is given.")
 ]

@@ -99,5 +99,9 @@ def _optimisation(shown: list[Shown]) -> Section:
 
 def _use(one: Shown, folder: Path) -> Section:
     result = one.result
-    code = usage(result.embedding, result.embedding_path, STEPS, 3.0, UNSEEN_PROMPTS[0], folder)
+
+    def draw(what: str) -> str:
+        return f"image = pipe({what}, num_inference_steps={STEPS}, guidance_scale=3).images[0]"
+
+    code = usage(result.embedding, result.embedding_path, draw, UNSEEN_PROMPTS[0], folder)
     return Section("Use it in plain diffusers", [Code(code, "Runs as it is, without this library.")])

@@ -118,6 +118,15 @@ class Generator:
         shown = ", ".join(f"{name}={value!r}" for name, value in changed.items() if value is not None)
         return f"differentiable({type(self.pipe).__name__}, {shown})"
 
+    def identity(self) -> dict[str, str]:
+        """Pipeline, scheduler and settings as text: what must agree for the same images and gradients.
+
+        `memory` decides only how the gradient is computed and is left out.
+        """
+        found = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings) if f.name != "memory"}
+        sampler = {"pipeline": type(self.pipe).__name__, "sampler": self._sampler_name()}
+        return sampler | {name: str(value) for name, value in found.items() if value is not None}
+
     def with_(self, **changes: Any) -> Generator:
         """A generator of the same pipeline with other settings, such as `gradient="full"`."""
         unknown = set(changes) - {f.name for f in dataclasses.fields(Settings)}

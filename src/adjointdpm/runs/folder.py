@@ -27,6 +27,7 @@ from adjointdpm.runs.log import JsonlLog, NoLog
 __all__ = ["RECORD", "RunFolder"]
 
 RECORD = "run.json"
+LONGEST = 80  # characters of a setting in a message
 
 
 class Group(Protocol):
@@ -47,7 +48,7 @@ class _Alone:
 
 class RunFolder:
     """Context manager for one run of `task` with `config` (plain JSON values) in `path`; `free` are the settings that
-    may differ on resume, recorded so that whoever resumes it finds them.
+    may differ on resume and `again` the command that repeats it, recorded so that whoever resumes it finds them.
 
     Inside it, `resumed` is the checkpoint to continue from (or None), `log` the JSONL log, `record` what `run.json`
     holds.  `identity` holds further facts that must agree on resume, such as the hash of the model.  Nothing is written
@@ -67,12 +68,14 @@ class RunFolder:
         *,
         team: Group | None = None,
         free: Mapping[str, Any] | None = None,
+        again: str | None = None,
     ) -> None:
         self.path = Path(path)
         self.task = task
         self.config = json.loads(json.dumps(dict(config)))
         self.identity = json.loads(json.dumps(dict(identity or {})))
         self.free = json.loads(json.dumps(dict(free or {})))
+        self.again = again
         self.environment = environment(device)
         self.record: dict[str, Any] = {}
         self.resumed: Checkpoint | None = None
@@ -118,7 +121,7 @@ class RunFolder:
 
     def begin(self) -> None:
         """Write the record and open the log; from here on the folder holds a run."""
-        self.record |= {"status": "running", "free": self.free}
+        self.record |= {"status": "running", "free": self.free, "again": self.again}
         self.log = NoLog()
         self._together(self._begin if self._team.main else _nothing)
 
@@ -168,7 +171,7 @@ class RunFolder:
         now = {**self.config, **{f"model: {k}": v for k, v in self.identity.items()}}
         missing = object()
         changed = [
-            f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
+            f"{key} (was {_shown(before.get(key))}, now {_shown(now.get(key))})"
             for key in sorted(before.keys() | now.keys())
             if before.get(key, missing) != now.get(key, missing)
         ]
@@ -207,3 +210,9 @@ class RunFolder:
 
 def _nothing() -> None:
     pass
+
+
+def _shown(value: Any) -> str:
+    """A setting in a message; long ones are cut."""
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"

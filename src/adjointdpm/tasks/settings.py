@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -64,6 +64,13 @@ class TaskConfig(BaseModel):
             return {**values, **data}
         return data
 
+    def refuse_idle(self, why: str, *names: str) -> None:
+        """Raise `ValueError` for those of the settings that are not at their defaults; `why` they have no effect."""
+        fields = type(self).model_fields
+        given = [name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
+        if given:
+            raise ValueError(f"{', '.join(given)}: without effect {why}")
+
     def identity(self) -> dict[str, Any]:
         """What must agree on resume: everything but where and how often it is saved, and what `FREE` lists."""
         return self.model_dump(mode="json", exclude={"out", *self._free})
@@ -74,7 +81,7 @@ class TaskConfig(BaseModel):
 
     @property
     def _free(self) -> frozenset[str]:
-        return self.FREE | {"checkpoint_every", "tracker"}
+        return self.FREE | {"batch_size", "checkpoint_every", "tracker"}
 
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -93,7 +100,7 @@ def load_config(
     Args:
         cls: the configuration's class.
         file: an object of settings, or None.
-        given: fields by name; None and empty lists count as not given.
+        given: fields by name; None and empty lists count as not given.  One value of a list stands for a list of one.
         named: what messages call a field, such as the option that sets it.
         reworded: the same for a message about several fields.
 
@@ -102,10 +109,19 @@ def load_config(
     """
     fields = {} if file is None else read_settings(file)
     fields |= {name: value for name, value in given.items() if value is not None and value != []}
+    for name, info in cls.model_fields.items():
+        if isinstance(fields.get(name), (str, int, float)) and _is_list(info.annotation):
+            fields[name] = [fields[name]]
     try:
         return cls.model_validate(fields)
     except ValidationError as error:
         raise InvalidInput(explain(error, cls, named, reworded)) from error
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether a field holds any number of values, so that one alone is meant as a list of one."""
+    kinds = (annotation, *get_args(annotation))  # those of an optional field are the arguments of its union
+    return any(get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis for kind in kinds)
 
 
 def explain(
@@ -117,7 +133,9 @@ def explain(
     """All of pydantic's findings in one sentence: field, value, what is expected."""
     problems = error.errors()
     unknown = [repr(problem["loc"][0]) for problem in problems if problem["type"] == "extra_forbidden"]
-    parts = [_explained(problem, named, reworded) for problem in problems if problem["type"] != "extra_forbidden"]
+    dropped = {problem["loc"][0] for problem in problems if len(problem["loc"]) > 1}  # then a list may be too short
+    told = [p for p in problems if not (p["type"] == "too_short" and p["loc"][0] in dropped)]
+    parts = [_explained(problem, named, reworded) for problem in told if problem["type"] != "extra_forbidden"]
     if unknown:
         parts.append(f"unknown settings {', '.join(unknown)}; known: {', '.join(cls.model_fields)}")
     return "; ".join(dict.fromkeys(parts))
@@ -128,6 +146,8 @@ def _explained(problem: Mapping[str, Any], named: Callable[[str], str], reworded
     if not problem["loc"]:
         return reworded(message)
     field = named(str(problem["loc"][0]))
+    if problem["type"] == "tuple_type":
+        message = "expected a list, such as [1, 2]"
     if problem["type"] == "missing":
         return f"{field} is missing"
     return f"{field} {problem['input']!r}: {message}"

@@ -123,6 +123,23 @@ def test_what_was_learnt_gives_the_same_image_in_plain_diffusers(gen, tmp_path, 
     assert (theirs - painted_before(gen)).abs().float().mean() > 0.05  # it did change
 
 
+def test_the_lines_in_the_report_draw_with_the_runs_own_sampler(tmp_path):
+    gen = differentiable(tiny_pipeline(), solver="ab2", spacing="karras", form="raw")
+    config = settings(tmp_path, prompts=("red apple",), epochs=2, negative_prompt="it's blue")
+    result = maximise_reward(config, gen)
+    page = html.unescape(result.report_path.read_text())
+    code = re.search(r"# pipe: a diffusers pipeline of this model\n(.*?)</", page, re.DOTALL)[1]
+    space = {"pipe": tiny_pipeline()}
+    exec(code, space)
+    theirs = torch.from_numpy(np.array(space["image"])).long()
+    with torch.no_grad():
+        call = {"negative_prompt": "it's blue", "num_inference_steps": 2, "guidance_scale": 3.0}
+        ours = gen("red apple", latents=space["noise"], **call).image
+    assert (theirs - (255 * ours[0]).round().permute(1, 2, 0).long()).abs().max() <= 1
+    plain = space["pipe"]("red apple", latents=space["noise"], **call).images[0]
+    assert (theirs - torch.from_numpy(np.array(plain)).long()).abs().max() > 1  # another sampler, another picture
+
+
 def painted_before(gen):
     with torch.no_grad():
         image = gen("red apple", seed=1, num_inference_steps=2, guidance_scale=3.0).image

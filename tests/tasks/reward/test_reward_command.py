@@ -48,6 +48,18 @@ def test_noise_end_to_end_and_again(reward: Callable[..., Any], cli: Callable[..
     assert painted.code == 0, painted.err
 
 
+def test_a_run_is_resumed_with_its_own_sampler_and_any_batch(cli: Callable[..., Any], tiny_folder: Path) -> None:
+    sampler = ("--solver", "ab2", "--spacing", "karras", "--form", "raw", "--gradient", "full")
+    ran = cli("reward", "red apple", "--reward", "chroma", *QUICK[:4], *sampler, "--model", tiny_folder)
+    assert ran.code == 0, ran.err
+    resumed = cli("reward", "--resume", "--batch", 1)
+    assert resumed.code == 0, resumed.err
+    assert json.loads(Path("reward/run.json").read_text())["free"]["batch_size"] == 1
+    other = cli("reward", "--resume", "--solver", "ab4")
+    assert other.code == 2
+    assert "solver (was ab2, now ab4)" in other.err
+
+
 def test_a_lora_as_json_from_a_settings_file(reward: Callable[..., Any]) -> None:
     Path("settings.yaml").write_text("optimise: weights\nrewards: [2*sharpness]\nrank: 2\nprompts: [cat, dog]\n")
     ran = reward("--config", "settings.yaml", *QUICK, "--out", "lora", "--json")

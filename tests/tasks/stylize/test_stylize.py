@@ -16,6 +16,7 @@ from adjointdpm.pipelines import differentiable
 from adjointdpm.runs import OutputError, RunFolder, load_checkpoint, load_tensors, read_jsonl
 from adjointdpm.runs.log import NoLog
 from adjointdpm.tasks.painter import Painter
+from adjointdpm.tasks.stylize.compare import paint_pairs
 from adjointdpm.tasks.stylize.objective import Objective
 from adjointdpm.tasks.stylize.outcome import usage
 from adjointdpm.tasks.stylize.run import stylize_model
@@ -76,7 +77,7 @@ def test_what_is_exported_gives_the_tasks_own_images_in_plain_diffusers(gen, set
     result = stylize_model(config, gen)
     pipe = tiny_pipeline()
     before = pipe("dog", num_inference_steps=2, guidance_scale=3.0, output_type="pt", generator=_noise(9)).images[0]
-    lines = usage(config, result.weights, "unet", "dog")
+    lines = usage(config, gen, result.weights, "unet", "dog")
     assert all(line in html.unescape(result.report_path.read_text()) for line in lines.splitlines()[:1])
     space = {"pipe": pipe}
     exec(lines.splitlines()[0], space)  # the line that the report prints
@@ -222,6 +223,11 @@ class Levels(Net):
         return [(255 * f).round() for f in super().features(image)]
 def levels():
     return Levels(0)
+class Detached(Net):
+    def features(self, image):
+        return [f.detach() for f in super().features(image)]
+def detached():
+    return Detached(0)
 """
 
 
@@ -242,15 +248,22 @@ def test_features_that_turn_nan_name_the_step_and_keep_the_last_good_state(gen, 
         ({"features": "LOSSES:absent"}, InvalidInput, "no function 'absent'"),
         ({"features": "vgg"}, InvalidInput, "no feature network 'vgg'"),
         ({"measure": "nobody"}, InvalidInput, "no feature network 'nobody'"),
-        ({"style_layers": (7,)}, InvalidInput, "no layer 7"),
-        ({"content_layers": (-4,)}, InvalidInput, "no layer -4"),
+        (
+            {"style_layers": (0, 7)},
+            InvalidInput,
+            r"style_layers \(--style-layer\): there is no layer 7; .*optimised' gives 3, 0 … 2, or .* -1 … -3",
+        ),
+        ({"content_layers": (-4,)}, InvalidInput, r"content_layers \(--content-layer\): there is no layer -4"),
+        ({"content_features": "LOSSES:detached"}, NotDifferentiable, "layer 0 of content_features .* no gradient"),
         ({"style": "ABSENT"}, InvalidInput, "there is no style image"),
         ({"style": "DOT"}, InvalidInput, "1 x 1 pixels"),
         ({"style_scale": 1e-3}, InvalidInput, r"scaled to 0 pixels .*larger style_scale \(--style-scale\)"),
         ({"style_scale": 1e6}, InvalidInput, "50 megapixels at most: choose a smaller style_scale"),
     ],
 )
-def test_bad_input_is_refused_and_nothing_is_written(gen, settings, tmp_path, changes, error, message):
+def test_bad_input_is_refused_after_one_image_and_nothing_is_written(
+    gen, settings, tmp_path, monkeypatch, changes, error, message
+):
     (tmp_path / "losses.py").write_text(LOSSES)
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
     places = {"LOSSES": "losses.py", "ABSENT": "absent.png", "DOT": "dot.png"}
@@ -260,10 +273,15 @@ def test_bad_input_is_refused_and_nothing_is_written(gen, settings, tmp_path, ch
             value = value.replace(mark, str(tmp_path / name)) if isinstance(value, str) else value
         return value
 
+    painted = []
+    monkeypatch.setattr(
+        "adjointdpm.tasks.stylize.run.paint_pairs", lambda *a: painted.append(a[2]) or paint_pairs(*a)
+    )
     before = fingerprint(gen.pipe)
     config = settings(tmp_path, **{key: fill(value) for key, value in changes.items()})
     with pytest.raises(error, match=message):
         stylize_model(config, gen)
+    assert sum(map(len, painted)) <= 1
     assert not config.out.exists()
     assert fingerprint(gen.pipe) == before
     assert not hasattr(gen.pipe.unet, "peft_config")

@@ -192,7 +192,7 @@ def audit(
     ] = None,
     mixed_precision: task.MixedPrecision = None,
     tracker: task.Tracker = None,
-    out: opt.Out = Path("audit"),
+    out: Annotated[Path | None, task.out("audit")] = None,
     resume: task.Resume = False,
     solver: opt.Solver = None,
     spacing: opt.Spacing = None,

@@ -198,7 +198,7 @@ def guide(
     checkpoint_every: task.CheckpointEvery = None,
     mixed_precision: task.MixedPrecision = None,
     tracker: task.Tracker = None,
-    out: opt.Out = Path("guided"),
+    out: Annotated[Path | None, task.out("guided")] = None,
     resume: task.Resume = False,
     solver: opt.Solver = None,
     spacing: opt.Spacing = None,

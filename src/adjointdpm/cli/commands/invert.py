@@ -112,7 +112,7 @@ def invert(
     unseen_seed: Annotated[
         list[int] | None, typer.Option("--unseen-seed", help="Seed for the report only (repeatable).")
     ] = None,
-    out: opt.Out = Path("inversion"),
+    out: Annotated[Path | None, task.out("inversion")] = None,
     resume: task.Resume = False,
     solver: opt.Solver = None,
     spacing: opt.Spacing = None,

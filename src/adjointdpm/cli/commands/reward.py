@@ -187,7 +187,7 @@ def reward(
     unseen_seed: Annotated[
         list[int] | None, typer.Option("--unseen-seed", help="Seed for the report only (repeatable).")
     ] = None,
-    out: opt.Out = Path("reward"),
+    out: Annotated[Path | None, task.out("reward")] = None,
     resume: task.Resume = False,
     solver: opt.Solver = None,
     spacing: opt.Spacing = None,

@@ -169,7 +169,7 @@ def stylize(
         int | None,
         typer.Option("--show", min=1, help="Images of each kind in the report. [default: 8]", rich_help_panel=REPORT),
     ] = None,
-    out: opt.Out = Path("stylized"),
+    out: Annotated[Path | None, task.out("stylized")] = None,
     resume: task.Resume = False,
     solver: opt.Solver = None,
     spacing: opt.Spacing = None,

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
-from adjointdpm.formats import fingerprint
 from adjointdpm.runs import Checkpoint, GracefulStop, RunFolder
 from adjointdpm.tasks.audit.afterwards import RESULTS_FILE, finished, in_python
 from adjointdpm.tasks.audit.bench import CleanSample
@@ -34,6 +33,7 @@ from adjointdpm.tasks.audit.sanity import check_outcome
 from adjointdpm.tasks.audit.search import Budget, Found
 from adjointdpm.tasks.audit.stage import Stage, is_embedded, set_stage
 from adjointdpm.tasks.audit.tally import LEAST_GROUP, Tally
+from adjointdpm.tasks.opening import check_generator, run_folder
 from adjointdpm.tasks.team import Team
 from adjointdpm.tasks.tracking import open_tracker
 
@@ -90,24 +90,19 @@ def run_audit(
         NonFinite: the network, or an exact gradient, gives NaN; names the sample.
         RunInterrupted: on SIGINT or SIGTERM, after the round was saved.
     """
-    if not callable(generator) or not hasattr(generator, "with_"):
-        raise InvalidInput(
-            f"expected a generator made by adjointdpm.differentiable(pipe), got {type(generator).__name__}"
-        )
+    check_generator(generator)
     if generator.settings.gradient not in ("exact", "full", "reversible"):
         raise InvalidInput(
             f"gradient={generator.settings.gradient!r}: an audit compares exact gradients with others, so the "
             "generator's own must be exact"
         )
     team = team or Team.join()
-    device = str(getattr(generator.pipe, "device", "cpu"))
     given = Given(network, judge, tuple(transfer))
     parties = find_parties(config, generator.pipe, given, is_embedded(generator.pipe))
-    identity = {**fingerprint(generator.pipe), "generator": repr(generator), **parties.identity()}
-    repeat = again or (lambda shown: in_python(shown, given))
+    repeat = again(config.shown()) if again else in_python(config.shown(), given)
     with (
         closing(open_tracker(config.tracker, config.out, config.identity(), team)) as tracker,
-        RunFolder(config.out, "audit", config.identity(), identity, device, team=team, free=config.free()) as run,
+        run_folder("audit", config, generator, team, repeat, parties.identity()) as run,
         GracefulStop() as stop,
         ExitStack() as borrowed,
     ):
@@ -115,7 +110,7 @@ def run_audit(
         if results is None:
             stage = set_stage(config, generator, parties, borrowed)
             task = _Audit(config, stage, run, stop, team, tracker, on_progress)
-            results = task.run_all(repr(generator), repeat(config.shown()))
+            results = task.run_all(repr(generator), repeat)
     found = config.out / FOUND_FILE
     return AuditResult(
         config.out,

@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInput
-from adjointdpm.formats import fingerprint
 from adjointdpm.runs import RunFolder, load_tensors, save_tensors
 from adjointdpm.tasks.again import in_python
 from adjointdpm.tasks.guide.config import GuideConfig
@@ -32,6 +30,7 @@ from adjointdpm.tasks.guide.start import Place, Start, choose, paint_cases, seed
 from adjointdpm.tasks.guide.terms import COLLAGE, Seen, Term, build_terms, collage_term, weigh
 from adjointdpm.tasks.guide.trial import check_terms
 from adjointdpm.tasks.loop import History, optimise
+from adjointdpm.tasks.opening import check_generator, run_folder
 from adjointdpm.tasks.painter import Painted, Painter
 from adjointdpm.tasks.plateau import Plateaus
 from adjointdpm.tasks.team import Team
@@ -59,20 +58,16 @@ def guide_images(
     cannot be written, `NonFinite` naming the step if loss or gradient stop being finite, and `RunInterrupted` (exit
     status 130 or 143) after saving on SIGINT or SIGTERM.
     """
-    if not callable(generator) or not hasattr(generator, "with_"):
-        raise InvalidInput(
-            f"expected a generator made by adjointdpm.differentiable(pipe), got {type(generator).__name__}"
-        )
+    check_generator(generator)
     team = Team.join()
     wrt = {"noise": ("x_T",), "embedding": ("cond",), "both": ("x_T", "cond")}[config.optimise]
     painter = Painter(generator, config, wrt=wrt)
     if config.optimise != "noise":
         painter.check_changed_rows(config.prompts[0])
-    device = str(getattr(generator.pipe, "device", "cpu"))
-    identity = {**fingerprint(generator.pipe), "generator": repr(generator), **_files(config)}
+    again = again or in_python("guide_images", config)
     with (
         closing(open_tracker(config.tracker, config.out, config.identity(), team)) as tracker,
-        RunFolder(config.out, "guide", config.identity(), identity, device, team=team, free=config.free()) as run,
+        run_folder("guide", config, generator, team, again, _files(config)) as run,
     ):
         saliency = load_saliency(config.saliency, _classifier)
         start, terms = _start(config, painter, team, run, saliency)
@@ -97,8 +92,7 @@ def guide_images(
             start = start.of(chosen)
             terms = [term for term in terms if term.name != COLLAGE] + collage_term(config, start.unmoved, saliency)
             objective = Objective(painter, config, saliency, terms, start.noise, team, wordings(config, start.seeds))
-        repeat = again or in_python("guide_images", config)
-        outcome = Outcome.of(objective, start, values, history, effort, repeat)
+        outcome = Outcome.of(objective, start, values, history, effort, again)
         if team.main:
             outcome.write(run)
         else:

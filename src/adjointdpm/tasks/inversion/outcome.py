@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from adjointdpm.runs import RunFolder, atomic_write
 from adjointdpm.tasks.inversion.compare import Comparison
 from adjointdpm.tasks.inversion.config import InvertConfig
 from adjointdpm.tasks.loop import History
+from adjointdpm.tasks.usage import drawing
 
 __all__ = ["EMBEDDING_FILE", "REPORT_FILE", "Outcome", "usage"]
 
@@ -25,30 +28,31 @@ def percent(share: float | None) -> str:
 def usage(
     embedding: PromptEmbedding | TextualInversion,
     path: Path,
-    steps: int,
-    guidance: float,
+    draw: Callable[[str], str],
     prompt: str = "rocket",
     model: Path | None = None,
 ) -> str:
-    """Lines of Python that use the embedding in diffusers, with the pipeline in the folder `model`, or in `pipe`."""
-    call = f"num_inference_steps={steps}, guidance_scale={guidance:g}"
+    """Lines of Python that use the embedding in diffusers, with the pipeline in the folder `model`, or in `pipe`.
+
+    `draw` gives the lines that draw an image of a call's first arguments, as `tasks.usage.drawing` does.
+    """
     imports = ["from diffusers import StableDiffusionPipeline"] if model is not None else []
     lines = [f'pipe = StableDiffusionPipeline.from_pretrained("{model}")'] if model is not None else []
     if isinstance(embedding, TextualInversion):
         lines += [
             f'pipe.load_textual_inversion("{path}")',
-            f'image = pipe("{prompt} {embedding.token}", {call}).images[0]',
+            draw(f'"{prompt} {embedding.token}"'),
         ]
     elif embedding.position == "fill":
         imports.append("from adjointdpm.formats import PromptEmbedding")
         lines.append(f'text = PromptEmbedding.load("{path}").apply(pipe, "{prompt}")')
-        lines.append(f"image = pipe(prompt_embeds=text, {call}).images[0]")
+        lines.append(draw("prompt_embeds=text"))
     else:
         imports.append("from safetensors.torch import load_file")
         lines.append(f'rows = load_file("{path}")["rows"]')
         lines.append(f'text, _ = pipe.encode_prompt("{prompt}", pipe.device, 1, False)')
         lines.append("text[:, -len(rows):] = rows")
-        lines.append(f"image = pipe(prompt_embeds=text, {call}).images[0]")
+        lines.append(draw("prompt_embeds=text"))
     return "\n".join([*imports, "", *lines] if imports else lines)
 
 
@@ -62,6 +66,7 @@ class Outcome:
     final_loss: float
     seen: Comparison
     unseen: Comparison | None
+    generator: Any
 
     def write(self, run: RunFolder) -> None:
         """Sheets, embedding and report first, the record last."""
@@ -114,7 +119,7 @@ class Outcome:
         return render_report(f"“{name}” as a text embedding", lead, [s for s in sections if s.blocks], footer)
 
     def _usage(self, run: RunFolder) -> str:
-        lines = usage(self.embedding, run.path / EMBEDDING_FILE, self.config.steps, self.config.guidance_scale)
+        lines = usage(self.embedding, run.path / EMBEDDING_FILE, partial(drawing, self.generator, self.config))
         return f"# pipe: a StableDiffusionPipeline of this model\n{lines}"
 
     def _pictures(self, title: str, comparison: Comparison | None, caption: str) -> Section:

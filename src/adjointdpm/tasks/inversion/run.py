@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import PromptEmbedding, TextualInversion, fingerprint
 from adjointdpm.losses import check_loss, load_loss
 from adjointdpm.runs import RunFolder, environment, load_tensors, save_tensors
+from adjointdpm.tasks.again import in_python
 from adjointdpm.tasks.inversion.compare import Comparison, compare_unseen
 from adjointdpm.tasks.inversion.config import InvertConfig
 from adjointdpm.tasks.inversion.objective import Objective
@@ -27,6 +27,7 @@ from adjointdpm.tasks.inversion.spaces import PromptSpace, Space
 from adjointdpm.tasks.inversion.targets import read_targets, true_effect
 from adjointdpm.tasks.inversion.token_space import TokenSpace
 from adjointdpm.tasks.loop import optimise
+from adjointdpm.tasks.opening import check_generator, run_folder
 from adjointdpm.tasks.team import Team
 from adjointdpm.tasks.tracking import open_tracker
 
@@ -58,27 +59,23 @@ def invert(
     generator: Any,
     *,
     on_step: Callable[[int, int, float], None] | None = None,
+    again: str | None = None,
 ) -> InvertResult:
     """Learn the embedding that `config` describes with `generator` (of `ad.differentiable`).
 
     Resumes an interrupted run in `config.out`; a finished one only has its report drawn again.  The pipeline's weights,
-    tokenizer and text encoder are not changed.  `on_step(step, epochs, loss)` is called after each step.
+    tokenizer and text encoder are not changed.  `on_step(step, epochs, loss)` is called after each step; `again` is the
+    command that repeats the run, for its record.
     Raises `InvalidInput` before any optimisation if something does not fit, `OutputError` if the folder is in use or
     cannot be written, `NonFinite` naming the step if loss or gradient stop being finite, and `RunInterrupted` (exit
     status 130 or 143) after saving on SIGINT or SIGTERM.
     """
-    if not callable(generator) or not hasattr(generator, "with_"):
-        raise InvalidInput(
-            f"expected a generator made by adjointdpm.differentiable(pipe), got {type(generator).__name__}"
-        )
+    check_generator(generator)
     painter = Painter(generator, config)
     painter.check_changed_rows(config.prompts[0])
-    model = fingerprint(generator.pipe)
-    device = str(getattr(generator.pipe, "device", "cpu"))
-    identity = {**model, "generator": repr(generator)}
     team = Team.join()
     tracker = open_tracker(config.tracker, config.out, config.model_dump(mode="json"), team)
-    with RunFolder(config.out, "invert", config.identity(), identity, device, team=team, free=config.free()) as run:
+    with run_folder("invert", config, generator, team, again or in_python("invert", config)) as run:
         space: Space = PromptSpace(painter, config) if config.space == "prompt" else TokenSpace(painter, config)
         loss = load_loss(config.loss, _classifier)
         plain, target = _pairs(config, painter, run)
@@ -105,10 +102,10 @@ def invert(
             final = min(history.losses)
             with torch.no_grad():
                 space.parameter.copy_(history.best["embedding"])
-        embedding = space.embedding(_provenance(config, generator, model, final))
+        embedding = space.embedding(_provenance(config, generator, final))
         prompts, seeds = zip(*config.pairs, strict=True)
         seen = Comparison(prompts, seeds, plain, objective.paint(), target)
-        outcome = Outcome(config, embedding, history, final, seen, compare_unseen(painter, space))
+        outcome = Outcome(config, embedding, history, final, seen, compare_unseen(painter, space), generator)
         outcome.write(run)
         team.wait()  # until the files are there
     return InvertResult(
@@ -145,10 +142,10 @@ def _pairs(config: InvertConfig, painter: Painter, run: RunFolder) -> tuple[Pain
     return plain, wanted
 
 
-def _provenance(config: InvertConfig, generator: Any, model: dict[str, str], final: float) -> dict[str, Any]:
+def _provenance(config: InvertConfig, generator: Any, final: float) -> dict[str, Any]:
     pipe = generator.pipe
     return {
-        "base_model": model,
+        "base_model": fingerprint(pipe),
         "pipeline": type(pipe).__name__,
         "scheduler": type(pipe.scheduler).__name__,
         "generator": repr(generator),

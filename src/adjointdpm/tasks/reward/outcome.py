@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from adjointdpm.tasks.loop import History
 from adjointdpm.tasks.painter import Painted
 from adjointdpm.tasks.reward.config import Item, RewardConfig
 from adjointdpm.tasks.reward.scores import Change, Rewards, verdict
+from adjointdpm.tasks.usage import drawing
 
 __all__ = ["REPORT_FILE", "Compared", "Outcome"]
 
@@ -82,7 +84,13 @@ class Outcome:
     unseen: Compared | None
     files: Sequence[Path]
     again: str
-    gradient: str
+    generator: Any
+
+    @property
+    def gradient(self) -> str:
+        """Whose the run's was: the setting's, else the generator's own."""
+        own = self.generator.settings.gradient
+        return self.config.gradient or str(getattr(own, "name", own))
 
     def write(self, run: RunFolder) -> None:
         """Sheet and report first, the record last."""
@@ -192,27 +200,26 @@ class Outcome:
 
     def _usage(self, run: RunFolder) -> str:
         c = self.config
-        call = f"num_inference_steps={c.steps}, guidance_scale={c.guidance_scale:g}"
-        pipe = "# pipe: a diffusers pipeline of this model"
+        pipe, draw = "# pipe: a diffusers pipeline of this model", partial(drawing, self.generator, c)
         if c.optimise == "noise":
             prompt = c.pairs[0][0]
             lines = [
                 "from safetensors.torch import load_file",
                 f'noise = load_file("{self.files[0]}")["latents"]',
-                f"image = pipe({prompt!r}, latents=noise, {call}).images[0]",
+                draw(f"{prompt!r}, latents=noise"),
             ]
         elif c.optimise == "embedding":
             from adjointdpm.formats import PromptEmbedding, TextualInversion
             from adjointdpm.tasks.inversion.outcome import usage
 
             kind: Any = PromptEmbedding if c.space == "prompt" else TextualInversion
-            return f"{pipe}\n{usage(kind.load(self.files[0]), self.files[0], c.steps, c.guidance_scale, c.prompts[0])}"
+            return f"{pipe}\n{usage(kind.load(self.files[0]), self.files[0], draw, c.prompts[0])}"
         elif c.train == "lora":
-            lines = [f'pipe.load_lora_weights("{run.path}")', f"image = pipe({c.prompts[0]!r}, {call}).images[0]"]
+            lines = [f'pipe.load_lora_weights("{run.path}")', draw(repr(c.prompts[0]))]
         else:
             name = self.files[-1].name
             lines = [
                 f'pipe.{name} = type(pipe.{name}).from_pretrained("{self.files[-1]}")',
-                f"image = pipe({c.prompts[0]!r}, {call}).images[0]",
+                draw(repr(c.prompts[0])),
             ]
         return "\n".join([pipe, *lines])

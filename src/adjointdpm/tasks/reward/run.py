@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import fingerprint
-from adjointdpm.runs import RunFolder, environment
+from adjointdpm.runs import environment
 from adjointdpm.tasks.again import in_python
 from adjointdpm.tasks.images import parts
 from adjointdpm.tasks.loop import History, optimise
+from adjointdpm.tasks.opening import check_generator, run_folder
 from adjointdpm.tasks.reward.config import Item, RewardConfig
 from adjointdpm.tasks.reward.objective import Objective
 from adjointdpm.tasks.reward.outcome import REPORT_FILE, Compared, Outcome
@@ -73,24 +73,21 @@ def maximise_reward(
         OutputError: the folder is in use or cannot be written.
         RunInterrupted: (exit status 130 or 143) after saving on SIGINT or SIGTERM.
     """
-    if not callable(generator) or not hasattr(generator, "with_"):
-        raise InvalidInput(
-            f"expected a generator made by adjointdpm.differentiable(pipe), got {type(generator).__name__}"
-        )
+    check_generator(generator)
     team = team or Team.join()
+    again = again or in_python("maximise_reward", config)
     model = fingerprint(generator.pipe)
-    identity = {**model, "generator": repr(generator)}
+    folder = run_folder("reward", config, generator, team, again)
     generator = generator_for(generator, config)
-    device = str(getattr(generator.pipe, "device", "cpu"))
     tracker = open_tracker(config.tracker, config.out, config.identity(), team)
     with (
-        RunFolder(config.out, "reward", config.identity(), identity, device, team=team, free=config.free()) as run,
+        folder as run,
         subject_of(generator, config) as (subject, painter),
         closing(tracker),
     ):
         pairs = [Item(place, prompt, seed) for place, (prompt, seed) in enumerate(config.pairs)]
         first = pairs[:2]
-        tried = painter.paint(*subject.before(first)).image.to(device)
+        tried = painter.paint(*subject.before(first)).image.to(generator.pipe.device)
         rewards = Rewards.of(config, (int(tried.shape[-2]), int(tried.shape[-1])))
         others = [Item(place, prompt, seed) for place, (prompt, seed) in enumerate(config.unseen)]
         later = _batches(config, config.items(1), pairs, others)
@@ -107,10 +104,7 @@ def maximise_reward(
         files = subject.export(config.out, _provenance(config, generator, model)) if team.main else []
         seen = _compare(objective, pairs)
         unseen = _compare(objective, others) if others else None
-        own = generator.settings.gradient
-        gradient = config.gradient or str(getattr(own, "name", own))
-        repeat = again or in_python("maximise_reward", config)
-        outcome = Outcome(config, rewards, history, seen, unseen, files, repeat, gradient)
+        outcome = Outcome(config, rewards, history, seen, unseen, files, again, generator)
         if team.main:
             outcome.write(run)
         team.wait()

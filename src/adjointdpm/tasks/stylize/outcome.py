@@ -31,6 +31,7 @@ from adjointdpm.tasks.stylize.compare import Comparison
 from adjointdpm.tasks.stylize.config import StylizeConfig
 from adjointdpm.tasks.stylize.networks import Networks
 from adjointdpm.tasks.stylize.validation import Validation
+from adjointdpm.tasks.usage import drawing
 
 __all__ = ["CONFIG_FILE", "REPORT_FILE", "WEIGHTS", "Outcome", "usage"]
 
@@ -42,15 +43,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def usage(config: StylizeConfig, folder: Path, component: str, prompt: str = "rocket") -> str:
+def usage(config: StylizeConfig, generator: Any, folder: Path, component: str, prompt: str = "rocket") -> str:
     """Lines of Python that use the weights in plain diffusers, with a pipeline of the same model in `pipe`."""
-    call = f"num_inference_steps={config.steps}, guidance_scale={config.guidance_scale:g}"
     load = (
         f'pipe.load_lora_weights("{folder}")'
         if config.weights == "lora"
         else f'pipe.{component} = type(pipe.{component}).from_pretrained("{folder / component}")'
     )
-    return f'{load}\nimage = pipe("{prompt}", {call}).images[0]'
+    return f"{load}\n{drawing(generator, config, repr(prompt))}"
 
 
 @dataclass(frozen=True)
@@ -188,9 +188,10 @@ class Outcome:
         ]
 
     def _usage(self, run: RunFolder) -> str:
-        pipe = self.validation.painter.generator.pipe
+        generator = self.validation.painter.generator
+        pipe = generator.pipe
         component = "unet" if getattr(pipe, "unet", None) is not None else "transformer"
-        lines = usage(self.config, run.path / WEIGHTS, component)
+        lines = usage(self.config, generator, run.path / WEIGHTS, component, self.config.prompts[0])
         return f"# pipe: a {type(pipe).__name__} of this model\n{lines}"
 
 

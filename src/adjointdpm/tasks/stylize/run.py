@@ -16,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInput
-from adjointdpm.formats import fingerprint
 from adjointdpm.losses import check_loss
 from adjointdpm.losses.style import StyleTarget
 from adjointdpm.runs import JsonlLog, RunFolder, load_tensors, read_jsonl, save_tensors
 from adjointdpm.runs.log import NoLog
 from adjointdpm.tasks.again import in_python
 from adjointdpm.tasks.loop import History, optimise
+from adjointdpm.tasks.opening import check_generator, run_folder
 from adjointdpm.tasks.painter import Painted, Painter
 from adjointdpm.tasks.stylize.compare import Comparison, paint_pairs
 from adjointdpm.tasks.stylize.config import StylizeConfig
@@ -76,36 +75,30 @@ def stylize_model(
     the folder is in use or cannot be written, `NonFinite` naming the step if loss or gradient stop being finite, and
     `RunInterrupted` (exit status 130 or 143) after saving on SIGINT or SIGTERM.
     """
-    if not callable(generator) or not hasattr(generator, "with_"):
-        raise InvalidInput(
-            f"expected a generator made by adjointdpm.differentiable(pipe), got {type(generator).__name__}"
-        )
+    check_generator(generator)
     team = team or Team.join()
     pipe = generator.pipe
     picture = open_style(config.style)
     networks = Networks.load(config, pipe)
     trained = Trained(pipe, config.weights, config.rank, config.alpha, config.init_seed)
     trained.check_precision(config.mixed_precision)
-    identity = {
-        **fingerprint(pipe),
-        "generator": repr(generator),
-        "features": networks.features,
-        "style": hashlib.sha256(config.style.read_bytes()).hexdigest()[:16],
-    }
-    device = str(getattr(pipe, "device", "cpu"))
+    style_hash = hashlib.sha256(config.style.read_bytes()).hexdigest()[:16]
+    again = again or in_python("stylize_model", config)
+    facts = {"features": networks.features, "style": style_hash}
     with (
         closing(open_tracker(config.tracker, config.out, config.model_dump(mode="json"), team)) as tracker,
-        RunFolder(config.out, "stylize", config.identity(), identity, device, team=team, free=config.free()) as run,
+        run_folder("stylize", config, generator, team, again, facts) as run,
         trained,
     ):
         painter = Painter(generator, config, wrt=("weights",) if config.weights == "all" else ())
-        before = _before(run, painter, team, config)
-        side = round(min(before.image.shape[-2:]) * config.style_scale)
+        before = _kept(run, config)
+        first = (before or paint_pairs(painter, team, config.pairs[:1])).image[:1]
+        side = round(min(first.shape[-2:]) * config.style_scale)
         style = style_tensor(picture, side, str(config.style)).to(pipe.device, wide(pipe.dtype))
-        few = before.image[:1].to(style)
-        networks.check(config, few)
+        networks.check(config, first.to(style))
         loss, meters = networks.loss(config, style), networks.meters(config, style)
-        check_loss(loss, few, few)
+        check_loss(loss, first.to(style), first.to(style))
+        before = before or paint_pairs(painter, team, config.pairs)
         run.begin()
         log = _files(run, before, team, config)
         objective = Objective(painter, config, loss, before.image, team, log)
@@ -122,8 +115,7 @@ def stylize_model(
         if config.validate_every:
             validation.draw(len(history.losses))
         comparisons = _compare(painter, trained, team, before, meters)
-        repeat = again or in_python("stylize_model", config)
-        outcome = Outcome(config, networks, style, history, comparisons, validation, repeat)
+        outcome = Outcome(config, networks, style, history, comparisons, validation, again)
         if team.main:
             trained.export(config.out / WEIGHTS)
             outcome.write(run, read_jsonl(config.out / TERMS_FILE))
@@ -133,12 +125,12 @@ def stylize_model(
     return StylizeResult(config.out, weights, report, history.losses, results, run.record)
 
 
-def _before(run: RunFolder, painter: Painter, team: Team, config: StylizeConfig) -> Painted:
-    """Images of the training pairs before tuning; on resume those that the run began with."""
-    if run.resumed is not None:
-        tensors, _ = load_tensors(config.out / BEFORE_FILE)
-        return Painted(tensors["image"], tensors["shown"])
-    return paint_pairs(painter, team, config.pairs)
+def _kept(run: RunFolder, config: StylizeConfig) -> Painted | None:
+    """On resume the images of the training pairs before tuning, which the run began with."""
+    if run.resumed is None:
+        return None
+    tensors, _ = load_tensors(config.out / BEFORE_FILE)
+    return Painted(tensors["image"], tensors["shown"])
 
 
 def _files(run: RunFolder, before: Painted, team: Team, config: StylizeConfig) -> JsonlLog | NoLog:

@@ -1,0 +1,35 @@
+"""How the run of a task is opened: its generator looked at, and its folder with what must agree on resume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adjointdpm.errors import InvalidInput
+from adjointdpm.formats import fingerprint
+from adjointdpm.runs import RunFolder
+from adjointdpm.tasks.settings import TaskConfig
+from adjointdpm.tasks.team import Team
+
+__all__ = ["check_generator", "run_folder"]
+
+
+def check_generator(generator: Any) -> None:
+    """Raises `InvalidInput` unless it is one of `adjointdpm.differentiable`."""
+    if not callable(generator) or not hasattr(generator, "with_"):
+        raise InvalidInput(
+            f"expected a generator made by adjointdpm.differentiable(pipe), got {type(generator).__name__}"
+        )
+
+
+def run_folder(
+    task: str, config: TaskConfig, generator: Any, team: Team, again: str | None, facts: Mapping[str, Any] | None = None
+) -> RunFolder:
+    """The folder `config.out` for a run of `task`, to be entered.
+
+    Settings, model and sampler must be those of the run that is resumed; `facts` too, such as the hash of a file that
+    the settings name.  `again` is the command that repeats the run; `run.json` has it.
+    """
+    identity = {**fingerprint(generator.pipe), **generator.identity(), **(facts or {})}
+    device = str(getattr(generator.pipe, "device", "cpu"))
+    return RunFolder(config.out, task, config.identity(), identity, device, team=team, free=config.free(), again=again)
