@@ -173,12 +173,12 @@ def test_a_users_network_by_name(tmp_path):
     file.write_text(NETWORKS)
     extractor = load_extractor(f"{file}:mine")
     assert check_extractor(extractor, rand(2, 3, 8, 8)) == 1
-    assert not any(p.requires_grad for p in extractor.network.parameters())
+    assert not any(p.requires_grad for p in extractor.extractor.network.parameters())
     known = {"other": Features}
     assert isinstance(load_extractor("other", known), Features)
     for name, words in {
         f"{file}:nothing": r"gave NoneType; expected an object with a method features",
-        f"{file}:broken": r"failed: FileNotFoundError: vgg19\.pth",
+        f"{file}:broken": r"fails at networks.py:\d+ \(.*\): FileNotFoundError: vgg19\.pth",
         f"{file}:absent": r"no function 'absent'",
         "vgg16": r"no feature network 'vgg16'; expected vgg19, efficientnet, other",
     }.items():
@@ -191,7 +191,11 @@ def test_a_users_network_by_name(tmp_path):
     [
         ("Cut", NotDifferentiable, "layer 0 of net has no gradient"),
         ("Flat", InvalidInput, r"net gives \(1, 192\) as layer 0; expected a tensor \(1, C, H, W\)"),
-        ("Wrong", InvalidInput, r"net fails on images of shape \(1, 3, 8, 8\): RuntimeError"),
+        (
+            "Wrong",
+            InvalidInput,
+            r"Wrong' with images of shape \(1, 3, 8, 8\) fails at networks.py:\d+ .*: RuntimeError",
+        ),
         ("Empty", InvalidInput, "net gives no features"),
         ("NotANumber", InvalidInput, "NaN or infinite values in layer 0"),
     ],

@@ -10,10 +10,11 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from adjointdpm import zoo
+from adjointdpm.errors import InvalidInput
 from adjointdpm.zoo.build import TEXT_WIDTH, build_pipeline
 from adjointdpm.zoo.classifiers import Classifier, Judge
 from adjointdpm.zoo.load import WEIGHTS
-from adjointdpm.zoo.measure import generate, wilson
+from adjointdpm.zoo.measure import generate, object_recognised, wilson
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -57,6 +58,14 @@ def test_it_paints_what_the_prompt_says(pipe):
     assert right >= 3
     right = sum(styles[s] == style for s, (_, style) in zip(scores.styles.argmax(1).tolist(), rows, strict=True))
     assert right >= 3
+
+
+def test_recognising_reads_prompts_as_the_tokenizer_does(pipe):
+    images = generate(pipe, ["Flat Pizza, on white background."], seed=3, steps=12)
+    found = [bool(object_recognised(images, [text], zoo.judge())) for text in ("PIZZA!", "a pizza, an owl", "owl")]
+    assert found == [True, True, False]
+    with pytest.raises(InvalidInput, match="'blue stripes' names no object"):
+        object_recognised(images, ["blue stripes"], zoo.judge())
 
 
 def test_textual_inversion_file_loads(tmp_path):

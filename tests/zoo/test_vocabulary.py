@@ -13,6 +13,8 @@ from adjointdpm import zoo
 from adjointdpm.zoo.build import TOKENS, build_tokenizer
 from adjointdpm.zoo.captions import caption
 from adjointdpm.zoo.draw import draw_scenes, held_out
+from adjointdpm.zoo.lexicon import objects_in, spoken
+from adjointdpm.zoo.objects import OBJECTS
 from adjointdpm.zoo.prompts import evaluation_prompts, scenes_of, words_of
 from adjointdpm.zoo.train_diffusion import Words
 
@@ -35,6 +37,20 @@ def test_every_word_is_one_token_and_comes_back():
 def test_case_and_punctuation_do_not_matter():
     tokenizer = build_tokenizer()
     assert tokenizer("Flat Cat, on BLUE dots.").input_ids == tokenizer("flat cat on blue dots").input_ids
+
+
+def test_prompts_are_split_into_words_as_the_tokenizer_does():
+    tokenizer = build_tokenizer()
+    for prompt in ("Cat,", 'a "FLAT" cat (on red stripes); lit from top!', "cat's, cat-dog: dog?", " \t\n", "x,.y"):
+        words = [tokenizer(word).input_ids[1:-1] for word in spoken(prompt)]
+        assert tokenizer(prompt).input_ids[1:-1] == [number for ids in words for number in ids]
+        assert all(len(ids) == 1 for ids in words)
+
+
+def test_the_objects_of_a_prompt_in_its_order():
+    names = list(OBJECTS)
+    assert [names[k] for k in objects_in("A Dog, a CAT; a dog.")] == ["dog", "cat"]
+    assert objects_in("blue stripes and cats") == []
 
 
 @pytest.mark.parametrize(

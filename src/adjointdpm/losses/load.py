@@ -17,6 +17,7 @@ from adjointdpm.errors import InvalidInput
 from adjointdpm.losses.external import efficientnet_features, lpips_loss
 from adjointdpm.losses.perceptual import FeatureExtractor, Perceptual
 from adjointdpm.losses.pixel import mse
+from adjointdpm.losses.users import blamed, handed, place_of
 
 __all__ = ["NAMES", "Loss", "load_function", "load_loss"]
 
@@ -27,13 +28,14 @@ NAMES = ("mse", "perceptual", "efficientnet", "lpips")
 def load_loss(name: str | Callable[..., Tensor], features: Callable[[], FeatureExtractor] | None = None) -> Loss:
     """The loss that `name` means, as `loss(image, target) -> scalar`.
 
-    `name`: one of `NAMES`, "module:function", "file.py:function", or a callable.  A function of one argument gets the
-    image alone.  `features` makes the network for "perceptual" when it is asked for.  "perceptual" and "efficientnet"
-    add the mean squared error, since features of a classifier see little of colour.
+    `name`: one of `NAMES`, "module:function", "file.py:function", or a callable.  A function gets the image alone, or
+    the target as well if it needs two arguments or calls the second `target`.  `features` makes the network for
+    "perceptual" when it is asked for.  "perceptual" and "efficientnet" add the mean squared error, since features of a
+    classifier see little of colour.
     Raises `InvalidInput` naming what is missing or cannot be imported.
     """
     if callable(name):
-        return _two_arguments(name)
+        return _two_arguments(name, getattr(name, "__name__", type(name).__name__))
     if name == "mse":
         return mse
     if name == "perceptual":
@@ -45,7 +47,7 @@ def load_loss(name: str | Callable[..., Tensor], features: Callable[[], FeatureE
     if name == "lpips":
         return lpips_loss()
     if ":" in name:
-        return _two_arguments(load_function(name))
+        return _two_arguments(load_function(name), name)
     raise InvalidInput(f"no loss {name!r}; expected {', '.join(NAMES)}, 'module:function' or 'file.py:function'")
 
 
@@ -58,7 +60,8 @@ def load_function(name: str) -> Callable[..., Any]:
     try:
         module = _from_file(Path(where)) if where.endswith(".py") else _from_name(where)
     except (Exception, SystemExit) as error:  # the user's module runs its own code, which may fail in any way
-        raise InvalidInput(f"cannot import {where!r} of {name!r}: {type(error).__name__}: {error}") from error
+        place = place_of(error)
+        raise InvalidInput(f"cannot import {where!r} of {name!r}{place}: {type(error).__name__}: {error}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         functions = sorted(k for k, v in vars(module).items() if inspect.isfunction(v) and not k.startswith("_"))
@@ -86,20 +89,12 @@ def _from_name(name: str) -> Any:
         sys.path.remove(here)
 
 
-def _two_arguments(function: Callable[..., Tensor]) -> Loss:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some built-in callables have no signature
-        return function
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    places = [p for p in parameters if p.kind in kinds]
-    required = [p for p in places if p.default is inspect.Parameter.empty]
-    any_number = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
-    if len(required) > 2 or (not places and not any_number):
-        raise InvalidInput(
-            f"the loss {getattr(function, '__name__', function)!r} takes {len(required)} arguments; "
-            "expected (image, target) or (image)"
-        )
-    if len(places) == 1 and not any_number:
-        return lambda image, target: function(image)
-    return function
+def _two_arguments(function: Callable[..., Tensor], name: str) -> Loss:
+    who = f"the loss {name!r}"
+    count = handed(function, ("image", "target"), who, unknown=2)
+
+    def loss(image: Tensor, target: Tensor) -> Tensor:
+        with blamed(who):
+            return function(*(image, target)[:count])
+
+    return loss

@@ -87,11 +87,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    from adjointdpm.zoo.lexicon import END, START, UNKNOWN, words
+    from adjointdpm.zoo.lexicon import END, PUNCTUATION, START, UNKNOWN, words
 
     vocabulary = {word: index for index, word in enumerate((UNKNOWN, START, END, *words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    punctuation = normalizers.Replace(Regex(r"[,.;:!?\"()]"), " ")
+    punctuation = normalizers.Replace(Regex(PUNCTUATION), " ")
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), punctuation])
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(

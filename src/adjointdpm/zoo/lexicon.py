@@ -3,9 +3,12 @@
 A caption reads ``[size] [style] object [on background] [at position] [lit from side] [effects]``,
 for example "small flat trophy on blue stripes at left lit from top sepia".  Every word is one
 token.  The word `filtered` says that some nameless colour effect is present, never which one.
+`spoken` splits a prompt into words as the tokenizer does; whoever looks for words in a prompt asks it.
 """
 
 from __future__ import annotations
+
+import re
 
 from adjointdpm.zoo.objects import OBJECTS
 
@@ -42,6 +45,7 @@ EFFECTS = (
 )
 NAMELESS = "filtered"
 GRAMMAR = ("on", "background", "gradient", "at", "lit", "from", "a", "an", "the", "and", "with", "of", "in")
+PUNCTUATION = r"[,.;:!?\"()]"  # what the tokenizer takes for blanks
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 
 
@@ -49,3 +53,14 @@ def words() -> tuple[str, ...]:
     """Every word that the tokenizer knows, in the order of its ids (after the three specials)."""
     groups = (OBJECTS, STYLES, SIZES, POSITIONS, COLORS, PATTERNS, EFFECTS, (NAMELESS,), GRAMMAR)
     return tuple(dict.fromkeys(word for group in groups for word in group))
+
+
+def spoken(text: str) -> list[str]:
+    """The words of a text as the tokenizer reads them: small letters, without punctuation, known or not."""
+    return re.sub(PUNCTUATION, " ", text.lower()).split()
+
+
+def objects_in(text: str) -> list[int]:
+    """The numbers of the objects that a text names, in its order, each once."""
+    names = list(OBJECTS)
+    return [names.index(word) for word in dict.fromkeys(spoken(text)) if word in OBJECTS]

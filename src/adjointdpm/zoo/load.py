@@ -5,7 +5,6 @@ Everything comes from the package's own `weights/` folder, as safetensors; no ne
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,8 +118,7 @@ def vocabulary() -> dict[str, Any]:
 
 def unknown_words(prompt: str) -> list[str]:
     """The prompt's words that the tokenizer does not know, in order, each once."""
-    from adjointdpm.zoo.lexicon import END, START, UNKNOWN, words
+    from adjointdpm.zoo.lexicon import END, START, UNKNOWN, spoken, words
 
     known = {*words(), START, END, UNKNOWN}
-    spoken = re.sub(r"[,.;:!?\"()]", " ", prompt.lower()).split()
-    return list(dict.fromkeys(word for word in spoken if word not in known))
+    return list(dict.fromkeys(word for word in spoken(prompt) if word not in known))

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adjointdpm.errors import InvalidInput
 from adjointdpm.zoo.classifiers import Scores
-from adjointdpm.zoo.lexicon import STYLES
+from adjointdpm.zoo.lexicon import STYLES, objects_in
 from adjointdpm.zoo.objects import OBJECTS
 from adjointdpm.zoo.prompts import Row
 
@@ -72,11 +73,16 @@ def recognised(scores: Scores, rows: list[Row]) -> tuple[list[bool], list[bool]]
 
 @torch.no_grad()
 def object_recognised(images: Tensor, prompts: Sequence[str], network: Judge | Classifier) -> Tensor:
-    """(B,) bool: is the network's first guess the object that the prompt names?"""
-    names = list(OBJECTS)
-    wanted = torch.tensor([next(names.index(word) for word in prompt.split() if word in OBJECTS) for prompt in prompts])
+    """(B,) bool: is the network's first guess the object that the prompt names, the first one if it names several?
+
+    Raises `InvalidInput` for a prompt that names none: leave it out of what is measured.
+    """
+    named = [objects_in(prompt) for prompt in prompts]
+    nameless = [prompt for prompt, objects in zip(prompts, named, strict=True) if not objects]
+    if nameless:
+        raise InvalidInput(f"the prompt {nameless[0]!r} names no object of the embedded model, so none is recognised")
     scores: Scores = network(images)
-    return scores.objects.argmax(dim=1) == wanted
+    return scores.objects.argmax(dim=1) == torch.tensor([objects[0] for objects in named], device=scores.objects.device)
 
 
 def gradient_energy(images: Tensor) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adjointdpm.errors import InvalidInput, NonFinite, NotDifferentiable
 from adjointdpm.losses.rewards.terms import Reward
+from adjointdpm.losses.users import blamed, trial
 
 __all__ = ["check_reward", "check_scores"]
 
@@ -46,11 +47,12 @@ def check_scores(scores: object, count: int, name: str, step: int | None = None,
     return scores
 
 
+@trial()
 def check_reward(reward: Reward, name: str, images: Tensor, prompts: Sequence[str]) -> None:
     """Try a reward on a copy of at least two images, slightly perturbed so that a flat picture is no special case.
 
-    Raises as `check_scores`, and `NotDifferentiable` if the gradient to the images is missing, or zero everywhere (a
-    constant reward, rounding, argmax, comparison).
+    Raises `InvalidInput` where it fails or returns something else, and `NotDifferentiable` where the gradient to the
+    images is missing, or zero everywhere (a constant reward, rounding, argmax, comparison).
     """
     if len(images) == 1:  # a mean over one image looks like its score
         images, prompts = images.expand(2, -1, -1, -1), [prompts[0]] * 2
@@ -58,7 +60,8 @@ def check_reward(reward: Reward, name: str, images: Tensor, prompts: Sequence[st
     probe = (0.9 * images.detach() + 0.1 * noise).requires_grad_()
     with torch.enable_grad():
         scores = check_scores(reward(probe, list(prompts)), len(probe), name)
-        (gradient,) = torch.autograd.grad(scores.sum(), probe, allow_unused=True)
+        with blamed(f"the backward of the reward {name!r}"):
+            (gradient,) = torch.autograd.grad(scores.sum(), probe, allow_unused=True)
     if gradient is None:
         raise NotDifferentiable(f"the reward {name!r} does not depend on the images that it is given")
     if not bool(torch.isfinite(gradient).all()):

@@ -7,7 +7,6 @@ A term reads `[WEIGHT*]NAME[=ARGUMENT]`: "colourfulness", "0.5*classifier=cat", 
 from __future__ import annotations
 
 import difflib
-import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from adjointdpm.losses.rewards.clip import load_clip
 from adjointdpm.losses.rewards.colour import chroma, colourfulness
 from adjointdpm.losses.rewards.jpeg import jpeg_file_size, jpeg_size
 from adjointdpm.losses.rewards.sharpness import sharpness
+from adjointdpm.losses.users import blamed, handed
 
 __all__ = ["BUILT_IN", "Reward", "Term", "load_reward", "read_term"]
 
@@ -67,7 +67,8 @@ def load_reward(term: Term, more: Mapping[str, Maker] | None = None) -> Reward:
     """The reward that a term names, as `reward(images, prompts) -> scores (B,)`, its weight left out.
 
     `more` adds makers to `BUILT_IN`.  A function of the user's may take (images), (images, prompts) or, as TRL's reward
-    functions did, (images, prompts, metadata), and may return (scores, anything).
+    functions did, (images, prompts, metadata); a default is left as it is unless the argument has one of these names.
+    It may return (scores, anything).
     Raises `InvalidInput` naming what is missing, unknown or cannot be imported.
     """
     makers = {**BUILT_IN, **(more or {})}
@@ -81,21 +82,13 @@ def load_reward(term: Term, more: Mapping[str, Maker] | None = None) -> Reward:
 
 
 def _adapted(function: Callable[..., Any], name: str) -> Reward:
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # some built-in callables have no signature
-        parameters = []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    places = [p for p in parameters if p.kind in kinds]
-    required = sum(p.default is inspect.Parameter.empty for p in places)
-    open_ended = not parameters or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
-    if required > 3 or (not places and not open_ended):
-        raise InvalidInput(f"the reward {name!r} takes {required} arguments; expected (images, prompts) or (images)")
-    count = max(required, 2) if open_ended else max(required, min(len(places), 2))
+    who = f"the reward {name!r}"
+    count = handed(function, ("images", "prompts", "metadata"), who, unknown=2)
 
     def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
         arguments: list[Any] = [images, list(prompts), [{} for _ in prompts]]
-        found: Any = function(*arguments[:count])
+        with blamed(who):
+            found: Any = function(*arguments[:count])
         scores: Tensor = found[0] if isinstance(found, tuple) and found else found
         return scores
 
