@@ -18,8 +18,9 @@ def config(**changes):
 
 @pytest.mark.parametrize("tau", [0, -0.1, math.nan, math.inf])
 def test_a_bound_must_be_positive_and_finite(tau):
-    with pytest.raises(InvalidInput, match=r"taus"):
-        load_config(AuditConfig, None, {"out": "x", "taus": (0.1, tau)})
+    for taus in ((tau,), (0.1, tau)):
+        with pytest.raises(InvalidInput, match=rf"^taus {taus[-1]}: Input should be [a-z 0]+$"):
+            load_config(AuditConfig, None, {"out": "x", "taus": taus})
 
 
 def test_bounds_are_put_in_order():
@@ -38,8 +39,11 @@ def test_bounds_are_put_in_order():
         ({"mode": "filter", "owner": "me", "purpose": " "}, "needs purpose"),
         (FILTER | {"images": True}, "writes rates only"),
         (FILTER | {"tracker": "wandb"}, "records the command line"),
-        (FILTER | {"transfer": ("a:b",)}, "transfer: for classifier mode"),
-        (FILTER | {"target_class": 3}, "target_class: for classifier mode"),
+        (FILTER | {"transfer": ("a:b",), "outputs": "logits"}, "transfer, outputs: without effect in filter mode"),
+        (FILTER | {"target_class": 0}, "target_class: without effect in filter mode"),
+        (FILTER | {"preprocessing": ("a:b",)}, "preprocessing: without effect in filter mode"),
+        ({"harden_lr": 1e-3, "held_out_noises": 3}, r"harden_lr, held_out_noises: without effect .*\(--harden\)"),
+        (FILTER | {"control_prompts": ("fox",)}, "control_prompts: without effect without hardening"),
         (FILTER | {"loss": "margin"}, "for classifier mode"),
         ({"iterations": 0}, "greater than or equal to 1"),
         ({"unknown": 1}, "Extra inputs"),
@@ -72,7 +76,8 @@ def test_the_papers_settings_depend_on_the_mode():
 
 
 def test_filter_mode_does_not_write_prompts_down():
-    found = config(prompts=("red apple", "pizza"), control_prompts=("fox",), negative_prompt="blurred", **FILTER)
+    words = {"prompts": ("red apple", "pizza"), "control_prompts": ("fox",), "negative_prompt": "blurred"}
+    found = config(**words, harden=True, **FILTER)
     text = str(found.identity())
     assert not any(word in text for word in ("apple", "pizza", "fox", "blurred"))
     assert found.identity()["prompts"]["count"] == 2
@@ -81,7 +86,7 @@ def test_filter_mode_does_not_write_prompts_down():
 
 
 def test_settings_are_shown_without_the_words_of_filter_mode():
-    words = {"prompts": ("red apple",), "control_prompts": ("fox",), "negative_prompt": "blurred"}
+    words = {"prompts": ("red apple",), "control_prompts": ("fox",), "negative_prompt": "blurred", "harden": True}
     shown = config(**words, **FILTER).shown()
     assert (shown.prompts, shown.control_prompts, shown.negative_prompt) == (("PROMPT...",), ("TEXT...",), "TEXT")
     assert config(**FILTER).shown() == config(**FILTER)
@@ -90,5 +95,12 @@ def test_settings_are_shown_without_the_words_of_filter_mode():
 
 def test_a_record_without_the_prompts_asks_for_them():
     recorded = config(prompts=("red apple",), **FILTER).identity()
-    with pytest.raises(InvalidInput, match="give them again to resume"):
+    with pytest.raises(InvalidInput) as found:
         load_config(AuditConfig, None, {"out": "x", **recorded})
+    assert str(found.value) == "prompts: filter mode does not write words down; give them again to resume"
+
+
+def test_settings_of_a_run_are_taken_again_though_some_have_no_effect():
+    for changes in ({}, {"preset": "paper"}, FILTER):
+        recorded = config(**changes).model_dump(mode="json")
+        assert load_config(AuditConfig, None, recorded) == config(**changes)

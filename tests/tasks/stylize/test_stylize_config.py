@@ -3,6 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from adjointdpm.errors import InvalidInput
+from adjointdpm.tasks.settings import load_config
 from adjointdpm.tasks.stylize.config import NOUNS, StylizeConfig
 from adjointdpm.tasks.stylize.objective import turn
 
@@ -55,6 +57,10 @@ def test_unseen_prompts_share_no_word_with_those_learnt_on():
         ({"lr": 0}, "greater than 0"),
         ({"rank": 0}, "greater than or equal to 1"),
         ({"colour": "red"}, "colour"),
+        ({"weights": "all", "rank": 4}, "rank: without effect with weights 'all', only with 'lora'"),
+        ({"preset": "paper", "alpha": 4, "init_seed": 1}, "alpha, init_seed: without effect .* 'cross-attention'"),
+        ({"content_weight": 0, "content_features": "vgg19"}, "content_features: without effect"),
+        ({"content_weight": 0, "content_layers": (1,)}, "content_layers: without effect with a content_weight of 0"),
     ],
 )
 def test_bad_settings(changes, message):
@@ -65,3 +71,14 @@ def test_bad_settings(changes, message):
 def test_what_only_the_report_shows_may_change_on_resume():
     assert make().identity() == make(unseen_prompts=("x",), validate_every=3, show=2).identity()
     assert make().identity() != make(content_weight=2).identity()
+
+
+def test_a_seed_that_is_wrong_is_one_message():
+    with pytest.raises(InvalidInput) as found:
+        load_config(StylizeConfig, None, {"out": "run", "style": "style.png", "seeds": (-1,)})
+    assert str(found.value) == "seeds -1: Input should be greater than or equal to 0"
+
+
+def test_settings_of_a_run_are_taken_again_though_some_have_no_effect():
+    for changes in ({"weights": "all"}, {"preset": "paper"}, {"content_weight": 0}):
+        assert load_config(StylizeConfig, None, make(**changes).model_dump(mode="json")) == make(**changes)

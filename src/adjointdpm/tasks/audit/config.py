@@ -89,12 +89,14 @@ class AuditConfig(TaskConfig):
             return {**cls.PAPER, "taus": (0.9,), "loss": "cosine"}
         return {**cls.PAPER, "taus": (0.8,), "loss": "cross_entropy"}
 
-    @field_validator(*WORDS, mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _words(cls, texts: Any) -> Any:
-        if isinstance(texts, Mapping):  # from the record of a run in filter mode
-            raise ValueError("filter mode does not write prompts down: give them again to resume the run")
-        return texts
+    def _words(cls, data: Any) -> Any:
+        given = data if isinstance(data, Mapping) else {}
+        hashed = [name for name in WORDS if isinstance(given.get(name), Mapping)]  # from the record of a filter's run
+        if hashed:
+            raise ValueError(f"{', '.join(hashed)}: filter mode does not write words down; give them again to resume")
+        return data
 
     @field_validator("taus")
     @classmethod
@@ -121,6 +123,9 @@ class AuditConfig(TaskConfig):
             raise ValueError(f"tau={self.taus[-1]:g} on the shell: two points of a sphere are at most 2 radii apart")
         if self.generator_options and self.generator is None:
             raise ValueError("generator_options are for generator; none is given")
+        if not self.harden:
+            hardening = ("harden_rounds", "harden_steps", "harden_lr", "held_out_noises", "control_prompts")
+            self.refuse_idle("without hardening (--harden)", *hardening)
         if self.mode == "filter":
             self._check_filter()
         elif self.loss == "cosine":
@@ -141,9 +146,8 @@ class AuditConfig(TaskConfig):
                 "tracker 'wandb' records the command line and what is printed, and with them the prompts; filter mode "
                 "takes tensorboard or none"
             )
-        given = [name for name in ("labels", "target_class", "transfer", "classes") if getattr(self, name)]
-        if given:
-            raise ValueError(f"{', '.join(given)}: for classifier mode; a filter's verdict is flagged or not")
+        of_classes = ("labels", "target_class", "transfer", "classes", "outputs", "preprocessing")
+        self.refuse_idle("in filter mode, where the verdict is flagged or not; they are for a classifier", *of_classes)
         if self.loss not in (None, "cosine"):
             raise ValueError(f"loss {self.loss!r} is for classifier mode; a filter takes cosine")
 
@@ -170,6 +174,10 @@ class AuditConfig(TaskConfig):
         places: dict[str, Any] = {"prompts": ("PROMPT...",), "negative_prompt": "TEXT", "control_prompts": ("TEXT...",)}
         hidden = {name: places[name] for name in WORDS if self.mode == "filter" and getattr(self, name)}
         return self.model_copy(update=hidden)
+
+    @property
+    def _free(self) -> frozenset[str]:
+        return super()._free - {"batch_size"}  # batches are what an interrupted run has done
 
     def identity(self) -> dict[str, Any]:
         """What must agree on resume.  In filter mode without the prompts' own words, since it is written down."""

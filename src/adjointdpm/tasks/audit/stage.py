@@ -173,8 +173,6 @@ def _network(
     """The network under audit and the names of its classes."""
     found, name = parties.network.network, parties.network.name
     if config.mode == "filter":
-        if config.preprocessing:
-            raise InvalidInput("preprocessing is for classifier mode; a filter does its own")
         return FilterUnderAudit(food_filter(painter) if parties.embedded else found, name), ()
     names = config.classes
     if parties.embedded:

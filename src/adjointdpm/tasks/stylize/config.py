@@ -95,6 +95,10 @@ class StylizeConfig(TaskConfig):
             raise ValueError("a prompt is empty")
         if self.measure in (self.features, self.content_features):
             raise ValueError(f"measure is {self.measure!r}, the network that is optimised: name another, or none")
+        if self.weights != "lora":
+            self.refuse_idle(f"with weights {self.weights!r}, only with 'lora'", "rank", "alpha", "init_seed")
+        if self.content_weight == 0:
+            self.refuse_idle("with a content_weight of 0", "content_features", "content_layers")
         return self
 
     @property

@@ -89,10 +89,17 @@ class Networks:
         return cls(name, style, load(config.content_features), measured_by, load(measured_by))
 
     def check(self, config: StylizeConfig, image: Tensor) -> None:
-        """Try all of them on `image` (B, 3, H, W); raises as `losses.extractors.check_extractor`."""
-        check_extractor(self.style, image, f"features {self.features!r}")
+        """Try all of them on `image` (B, 3, H, W).
+
+        Raises as `losses.extractors.check_extractor`, and `InvalidInput` for a layer that there is not.
+        """
+        name = self.features
+        layers = check_extractor(self.style, image, f"features {name!r}")
+        _check_layers("style_layers (--style-layer)", config.style_layers, name, layers)
         if self.content is not None:
-            check_extractor(self.content, image, f"content_features {config.content_features!r}")
+            name = str(config.content_features)
+            layers = check_extractor(self.content, image, f"content_features {name!r}")
+        _check_layers("content_layers (--content-layer)", config.content_layers, name, layers)
         if self.measure is not None:
             check_extractor(self.measure, image, f"measure {self.measured_by!r}")
 
@@ -112,6 +119,15 @@ class Networks:
         if self.measure is not None and self.measured_by is not None:
             found[self.measured_by] = StyleTarget.of(self.measure, style)
         return found
+
+
+def _check_layers(setting: str, wanted: Sequence[int] | None, network: str, count: int) -> None:
+    wrong = [layer for layer in wanted or () if not -count <= layer < count]
+    if wrong:
+        raise InvalidInput(
+            f"{setting}: there is no layer {wrong[0]}; {network!r} gives {count}, 0 … {count - 1}, or from the deepest "
+            f"one -1 … {-count}"
+        )
 
 
 def _resolve(name: str, pipe: Any) -> str:
