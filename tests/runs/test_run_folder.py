@@ -86,6 +86,9 @@ def test_a_run_that_never_begins_leaves_nothing(tmp_path):
     with pytest.raises(InvalidInput, match="bad input"), RunFolder(tmp_path / "new", "t", {}):
         raise InvalidInput("bad input")
     assert not (tmp_path / "new").exists()
+    with pytest.raises(InvalidInput, match="bad input"), RunFolder(tmp_path / "a" / "b" / "c", "t", {}):
+        raise InvalidInput("bad input")
+    assert not (tmp_path / "a").exists()
     (tmp_path / "old").mkdir()
     with RunFolder(tmp_path / "old", "t", {}):
         pass
@@ -98,6 +101,8 @@ def test_folders_that_are_not_runs_are_left_alone(tmp_path):
         pass
     with pytest.raises(InvalidInput, match="is a file"), RunFolder(tmp_path / "photo.png", "t", {}):
         pass
+    with pytest.raises(InvalidInput, match=r"cannot be made: .*photo\.png is a file"):
+        RunFolder(tmp_path / "photo.png" / "a" / "b", "t", {}).__enter__()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "run.json").write_text("[]")
     with pytest.raises(InvalidInput, match="not a readable run record"), RunFolder(tmp_path / "b", "t", {}):

@@ -92,6 +92,11 @@ def test_all_that_is_wrong_is_one_message() -> None:
     assert "unknown settings 'colour', 'size'; known: out," in message
 
 
+def test_a_misspelt_setting_is_recognised() -> None:
+    with pytest.raises(InvalidInput, match=r"^unknown settings 'epoch' \('epochs' is meant\?\); known: out,"):
+        load_config(Config, None, {"out": "x", "prompts": ["a"], "epoch": 3})
+
+
 def test_messages_name_fields_as_the_caller_does() -> None:
     with pytest.raises(InvalidInput, match=r"^--epochs 0: "):
         load_config(Config, None, {"out": "x", "prompts": ["a"], "epochs": 0}, named=lambda field: f"--{field}")

@@ -82,7 +82,7 @@ class RunFolder:
         self.log: JsonlLog | NoLog
         self._team: Group = team or _Alone()
         self._lock = FolderLock(self.path)
-        self._new = False
+        self._new: list[Path] = []  # the folders that are made for this run, the innermost first
 
     def __enter__(self) -> RunFolder:
         self._together(self._take if self._team.main else _nothing)
@@ -99,9 +99,11 @@ class RunFolder:
         return self._team.main
 
     def _take(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise InvalidInput(f"the output folder {self.path} is a file; choose another name")
-        self._new = not self.path.exists()
+        there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not there.is_dir():
+            where = "is a file" if there == self.path else f"cannot be made: {there} is a file"
+            raise InvalidInput(f"the output folder {self.path} {where}; choose another name")
+        self._new = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
         self._lock.acquire()
         try:
             self._open()
@@ -138,7 +140,8 @@ class RunFolder:
         if self._new and not (self.path / RECORD).exists():
             with contextlib.suppress(OSError):  # never remove what someone else has put there meanwhile
                 (self.path / ".lock").unlink(missing_ok=True)
-                self.path.rmdir()
+                for folder in self._new:
+                    folder.rmdir()
 
     def _open(self) -> None:
         record_file = self.path / RECORD

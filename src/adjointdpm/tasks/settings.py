@@ -6,6 +6,7 @@ comes from what is given explicitly, else from the file, else from the preset, e
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -36,11 +37,11 @@ class TaskConfig(BaseModel):
     FREE: ClassVar[frozenset[str]] = frozenset()
 
     out: Path = Field(description="Folder of the run; an interrupted run in it is resumed.")
-    negative_prompt: str = ""
+    negative_prompt: str = Field(default="", description="Negative prompt of all images.")
     steps: int = Field(default=10, ge=1, description="Sampling steps.")
-    guidance_scale: float = Field(default=3.0, allow_inf_nan=False)
+    guidance_scale: float = Field(default=3.0, allow_inf_nan=False, description="Scale of classifier-free guidance.")
     batch_size: int | None = Field(default=None, ge=1, description="Images at once (memory); None: all.")
-    checkpoint_every: int = Field(default=5, ge=1)
+    checkpoint_every: int = Field(default=5, ge=1, description="Steps between checkpoints.")
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="Number format of the sampler's products; fp16 comes with a loss scale."
     )
@@ -132,12 +133,15 @@ def explain(
 ) -> str:
     """All of pydantic's findings in one sentence: field, value, what is expected."""
     problems = error.errors()
-    unknown = [repr(problem["loc"][0]) for problem in problems if problem["type"] == "extra_forbidden"]
+    unknown = [str(problem["loc"][0]) for problem in problems if problem["type"] == "extra_forbidden"]
     dropped = {problem["loc"][0] for problem in problems if len(problem["loc"]) > 1}  # then a list may be too short
     told = [p for p in problems if not (p["type"] == "too_short" and p["loc"][0] in dropped)]
     parts = [_explained(problem, named, reworded) for problem in told if problem["type"] != "extra_forbidden"]
     if unknown:
-        parts.append(f"unknown settings {', '.join(unknown)}; known: {', '.join(cls.model_fields)}")
+        near = [difflib.get_close_matches(name, cls.model_fields, 1) for name in unknown]
+        meant = "".join(f" ({found[0]!r} is meant?)" for found in near if found) if len(unknown) == 1 else ""
+        names = ", ".join(map(repr, unknown))
+        parts.append(f"unknown settings {names}{meant}; known: {', '.join(cls.model_fields)}")
     return "; ".join(dict.fromkeys(parts))
 
 

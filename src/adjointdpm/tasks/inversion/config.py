@@ -58,12 +58,14 @@ class InvertConfig(TaskConfig):
         default=None, ge=1, description="Pairs in each AdamW step, taking turns; None: all."
     )
     lr: Positive | None = Field(default=None, description="Learning rate; 0.1 in prompt space, 0.02 in token space.")
-    lr_schedule: Schedule = "linear"
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    lr_schedule: Schedule = Field(default="linear", description="Fall of the learning rate over the steps.")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="Of AdamW.")] = 0.01
     unseen_prompts: tuple[str, ...] | None = Field(
         default=None, description="Shown in the report; None: a few plain nouns."
     )
-    unseen_seeds: tuple[Seed, ...] = Field(default=(1000, 1001), min_length=1)
+    unseen_seeds: tuple[Seed, ...] = Field(
+        default=(1000, 1001), min_length=1, description="Noises for the report, never learnt on."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
