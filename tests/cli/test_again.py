@@ -34,7 +34,7 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         RewardConfig,
         {
             "prompts": ("cat", "dog"), "rewards": ("-1*jpeg=60", "0.1*classifier=3d whale"), "preset": "alignprop",
-            "clip_norm": 0.1234567891, "variant": "fill", "unseen_prompts": ("owl",), "lr": 1e-7,
+            "clip_norm": 0.1234567891, "rank": 3, "unseen_prompts": ("owl",), "lr": 1e-7,
         },
     ),
     "stylize": (

@@ -431,6 +431,24 @@ def test_no_held_out_reward(gen, tmp_path):
     assert Rewards.of(settings(tmp_path, held_out=None), (16, 16)).watched is None
 
 
+@pytest.mark.parametrize(
+    ("given", "idle"),
+    [
+        ({"rank": 4}, "rank: without effect with optimise='noise'"),
+        ({"space": "token", "vectors": 2}, "space, vectors: without effect"),
+        ({"optimise": "embedding", "token": "<x>"}, "token: without effect with space='prompt'"),
+        ({"optimise": "embedding", "space": "token", "rows": 3}, "rows: without effect with space='token'"),
+        ({"optimise": "weights", "typicality": "none"}, "typicality: without effect"),
+        ({"optimise": "weights", "train": "all", "alpha": 2.0}, "alpha: without effect with train='all'"),
+        ({"gradient": "one_step", "last_k": 2}, "last_k: without effect"),
+    ],
+)
+def test_a_setting_of_what_is_not_optimised_is_refused(tmp_path, given, idle):
+    with pytest.raises(ValueError, match=idle):
+        RewardConfig(out=tmp_path, **given)
+    assert RewardConfig(out=tmp_path, preset="alignprop", train="all").rank == 8  # the preset's own is no such setting
+
+
 def test_settings_of_alignprop_lie_beneath_what_is_given(tmp_path):
     config = RewardConfig(out=tmp_path, preset="alignprop", steps=7)
     assert (config.optimise, config.gradient, config.rank, config.steps) == ("weights", "random_truncation", 4, 7)

@@ -26,8 +26,6 @@ RATES = {"noise": 0.03, "embedding": 0.1, "token": 0.02, "weights": 3e-4}
 ALIGNPROP: Mapping[str, Any] = {
     "optimise": "weights",
     "gradient": "random_truncation",
-    "train": "lora",
-    "rank": 4,
     "steps": 50,
     "guidance_scale": 5.0,
     "epochs": 100,
@@ -36,6 +34,7 @@ ALIGNPROP: Mapping[str, Any] = {
     "weight_decay": 1e-4,
     "clip_norm": 1.0,
 }
+RANK = 4  # likewise, of its LoRA
 TYPICALITY_WEIGHTS = {"none": 0.0, "norm": 0.01, "concentration": 0.01}
 
 
@@ -62,7 +61,7 @@ class RewardConfig(TaskConfig):
     preset: Literal["alignprop"] | None = Field(  # type: ignore[assignment]  # the paper has no rewards
         default=None, description="Settings of TRL's AlignPropTrainer where nothing else is given."
     )
-    prompts: tuple[str, ...] = Field(default=PLAIN_NOUNS, min_length=1, description="Prompts.")
+    prompts: tuple[str, ...] = Field(default=PLAIN_NOUNS, min_length=1, description="What is painted.")
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, description="Seeds of the noises; each with all.")
     rewards: tuple[str, ...] = Field(
         default=("colourfulness",), min_length=1, description="Rewards, [WEIGHT*]NAME[=ARGUMENT]."
@@ -70,7 +69,7 @@ class RewardConfig(TaskConfig):
     held_out: str | None = Field(
         default=None, description="A reward that only watches; None: the judge where it fits; 'none': nothing."
     )
-    optimise: Literal["noise", "embedding", "weights"] = "noise"
+    optimise: Literal["noise", "embedding", "weights"] = Field(default="noise", description="What is optimised.")
     gradient: Literal["exact", "full", "truncated", "random_truncation", "one_step"] | None = Field(
         default=None, description="None: the generator's own."
     )
@@ -81,7 +80,9 @@ class RewardConfig(TaskConfig):
     typicality: Literal["none", "norm", "concentration"] = Field(
         default="concentration", description="What keeps an optimised noise one that could have been drawn."
     )
-    typicality_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    typicality_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Weight of that penalty; its default depends on its kind."
+    )
     space: Literal["prompt", "token"] = Field(default="prompt", description="Embedding: rows of text, or a new token.")
     variant: Literal["tail", "fill"] = Field(default="tail", description="Rows: the last ones, or all that are left.")
     rows: int | None = Field(default=None, ge=1, description="How many rows; 8 at the tail.")
@@ -97,24 +98,32 @@ class RewardConfig(TaskConfig):
     lr: Positive | None = Field(
         default=None, description="Learning rate; 0.03 (noise), 0.1 (rows), 0.02 (token), 0.0003 (weights)."
     )
-    lr_schedule: Schedule = "linear"
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    lr_schedule: Schedule = Field(default="linear", description="Fall of the learning rate over the steps.")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="Of AdamW.")] = 0.0
     clip_norm: Positive | None = Field(default=None, description="Largest norm of the gradient; None: no limit.")
     patience: int | None = Field(default=None, ge=1, description="Stop after so many steps without a better one.")
     unseen_prompts: tuple[str, ...] | None = Field(
         default=None, description="For the report of an embedding or of weights; None: a few plain nouns."
     )
-    unseen_seeds: tuple[Seed, ...] = Field(default=(1000, 1001), min_length=1)
+    unseen_seeds: tuple[Seed, ...] = Field(
+        default=(1000, 1001), min_length=1, description="Noises for the report, never learnt on."
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and data.get("preset") == "alignprop":
-            return {**ALIGNPROP, **data}
+            rank = {"rank": RANK} if data.get("train", "lora") == "lora" else {}
+            return {**ALIGNPROP, **rank, **data}
         return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if any(not prompt.strip() for prompt in (*self.prompts, *(self.unseen_prompts or ()))):
+            raise ValueError("a prompt is empty: say what to paint")
+        for given in (self.prompts, self.seeds, self.unseen_prompts or (), self.unseen_seeds):
+            if len(set(given)) < len(given):
+                raise ValueError("a prompt or a seed is given twice: every prompt is painted from every seed once")
         names = [term.reward for term in self.terms]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -123,6 +132,9 @@ class RewardConfig(TaskConfig):
             raise ValueError(f"held_out: {self.watched.reward!r} is optimised too, so it cannot judge")
         if self.pairs_per_step is not None and self.pairs_per_step > len(self.pairs):
             raise ValueError(f"pairs_per_step={self.pairs_per_step}, but there are {len(self.pairs)} pairs")
+        if any(character.isspace() for character in self.token):
+            raise ValueError(f"the token {self.token!r} must be one word without spaces, such as '<reward>'")
+        self._refuse_idle()
         if self.optimise == "noise":
             if self.gradient in ("truncated", "random_truncation"):
                 raise ValueError(
@@ -133,9 +145,24 @@ class RewardConfig(TaskConfig):
                 raise ValueError("noises='fresh' cannot go with optimise='noise', which changes these very noises")
             if self.pairs_per_step is not None:
                 raise ValueError("pairs_per_step is for what all images share; each noise is changed at every step")
-        if any(character.isspace() for character in self.token):
-            raise ValueError(f"the token {self.token!r} must be one word without spaces, such as '<reward>'")
         return self
+
+    def _refuse_idle(self) -> None:
+        """Raise for settings of what is not optimised."""
+        of_rows, of_token = ("variant", "rows"), ("token", "vectors", "init_word")
+        if self.optimise != "noise":
+            self.refuse_idle(f"with optimise={self.optimise!r}, only with 'noise'", "typicality", "typicality_weight")
+        if self.optimise != "embedding":
+            why = f"with optimise={self.optimise!r}, only with 'embedding'"
+            self.refuse_idle(why, "space", *of_rows, *of_token)
+        else:
+            self.refuse_idle(f"with space={self.space!r}", *(of_token if self.space == "prompt" else of_rows))
+        if self.optimise != "weights":
+            self.refuse_idle(f"with optimise={self.optimise!r}, only with 'weights'", "train", "rank", "alpha")
+        elif self.train != "lora":
+            self.refuse_idle(f"with train={self.train!r}, only with 'lora'", "rank", "alpha")
+        if self.gradient != "truncated":
+            self.refuse_idle("unless the gradient is 'truncated'", "last_k")
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -158,7 +185,7 @@ class RewardConfig(TaskConfig):
             return ()
         prompts = self.unseen_prompts
         if prompts is None:
-            prompts = tuple(noun for noun in UNSEEN_NOUNS if not any(noun in prompt for prompt in self.prompts))
+            prompts = tuple(noun for noun in UNSEEN_NOUNS if not any(noun in prompt.lower() for prompt in self.prompts))
         return tuple((prompt, seed) for prompt in prompts for seed in self.unseen_seeds)
 
     @property
