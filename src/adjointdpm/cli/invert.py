@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adjointdpm.cli.again import command_again
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.settings import FLAGS as SHARED
-from adjointdpm.cli.settings import RECORD, flag, recorded_options, task_settings
+from adjointdpm.cli.settings import RECORD, recorded_options, task_settings
 from adjointdpm.cli.shell import Shell
 
 if TYPE_CHECKING:
@@ -81,15 +81,7 @@ def settings(given: Mapping[str, Any], config_file: Path | None, resume: bool) -
         folder="inversion",
         resume=resume,
         flags=FLAGS,
-        reworded=_with_flags,
     )
-
-
-def _with_flags(message: str) -> str:
-    """Field names in a message about several fields, with the options that set them."""
-    for field in ("target_images", "target_words", "effect_options"):
-        message = message.replace(field, flag(field, FLAGS))
-    return message.replace("of effect,", "of --effect,")
 
 
 def summary(config: InvertConfig, result: InvertResult, choice: ModelChoice) -> list[str]:

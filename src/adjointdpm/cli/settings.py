@@ -7,9 +7,8 @@ configuration's preset and defaults; the library validates the whole before any 
 from __future__ import annotations
 
 import os
-import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,7 +41,6 @@ def task_settings(
     folder: str,
     resume: bool = False,
     flags: Mapping[str, str] = FLAGS,
-    reworded: Callable[[str], str] | None = None,
 ) -> Config:
     """The validated configuration.
 
@@ -54,7 +52,6 @@ def task_settings(
         folder: `out` where neither the options nor the file say it.
         resume: continue the run in `out`, whose settings are the default; without it a run there is refused.
         flags: the options whose names are not those of their fields.
-        reworded: puts options for fields in a message about several of them; names of several words by default.
 
     Raises:
         InvalidInput: an unreadable file, a folder with (or, to resume, without) a run, a field that is not valid.
@@ -70,14 +67,7 @@ def task_settings(
                 f"--out {out} holds a run already; say --resume to go on with it, or choose another folder."
             )
         fields = (_recorded(Path(out), task) if resume else {}) | fields
-
-    def with_flags(message: str) -> str:
-        for name in cls.model_fields:
-            if "_" in name:
-                message = re.sub(rf"\b{name}\b", flag(name, flags), message)
-        return message
-
-    return load_config(cls, None, fields, named=lambda field: flag(field, flags), reworded=reworded or with_flags)
+    return load_config(cls, None, fields, named=lambda field: flag(field, flags))
 
 
 def _speaks() -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from adjointdpm.errors import InvalidInput
 
-__all__ = ["Positive", "Seed", "TaskConfig", "explain", "load_config", "read_settings"]
+__all__ = ["Positive", "Seed", "TaskConfig", "explain", "load_config", "quoted", "read_settings"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -70,7 +70,7 @@ class TaskConfig(BaseModel):
         fields = type(self).model_fields
         given = [name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
         if given:
-            raise ValueError(f"{', '.join(given)}: without effect {why}")
+            raise ValueError(f"{quoted(given)}: without effect {why}")
 
     def identity(self) -> dict[str, Any]:
         """What must agree on resume: everything but where and how often it is saved, and what `FREE` lists."""
@@ -94,7 +94,6 @@ def load_config(
     given: Mapping[str, Any],
     *,
     named: Callable[[str], str] = str,
-    reworded: Callable[[str], str] = str,
 ) -> Config:
     """The validated configuration: the settings in `file` (YAML or JSON) beneath those that are given explicitly.
 
@@ -102,8 +101,8 @@ def load_config(
         cls: the configuration's class.
         file: an object of settings, or None.
         given: fields by name; None and empty lists count as not given.  One value of a list stands for a list of one.
-        named: what messages call a field, such as the option that sets it.
-        reworded: the same for a message about several fields.
+        named: what messages call a field, such as the option that sets it; within a message the names of fields stand
+            in backticks, or have an underscore.
 
     Raises:
         InvalidInput: the file cannot be read, or fields are wrong; names each with its value and what was expected.
@@ -116,7 +115,7 @@ def load_config(
     try:
         return cls.model_validate(fields)
     except ValidationError as error:
-        raise InvalidInput(explain(error, cls, named, reworded)) from error
+        raise InvalidInput(explain(error, cls, named)) from error
 
 
 def _is_list(annotation: Any) -> bool:
@@ -125,18 +124,13 @@ def _is_list(annotation: Any) -> bool:
     return any(get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis for kind in kinds)
 
 
-def explain(
-    error: ValidationError,
-    cls: type[BaseModel],
-    named: Callable[[str], str] = str,
-    reworded: Callable[[str], str] = str,
-) -> str:
+def explain(error: ValidationError, cls: type[BaseModel], named: Callable[[str], str] = str) -> str:
     """All of pydantic's findings in one sentence: field, value, what is expected."""
     problems = error.errors()
     unknown = [str(problem["loc"][0]) for problem in problems if problem["type"] == "extra_forbidden"]
     dropped = {problem["loc"][0] for problem in problems if len(problem["loc"]) > 1}  # then a list may be too short
     told = [p for p in problems if not (p["type"] == "too_short" and p["loc"][0] in dropped)]
-    parts = [_explained(problem, named, reworded) for problem in told if problem["type"] != "extra_forbidden"]
+    parts = [_explained(problem, cls, named) for problem in told if problem["type"] != "extra_forbidden"]
     if unknown:
         near = [difflib.get_close_matches(name, cls.model_fields, 1) for name in unknown]
         meant = "".join(f" ({found[0]!r} is meant?)" for found in near if found) if len(unknown) == 1 else ""
@@ -145,16 +139,25 @@ def explain(
     return "; ".join(dict.fromkeys(parts))
 
 
-def _explained(problem: Mapping[str, Any], named: Callable[[str], str], reworded: Callable[[str], str]) -> str:
-    message = str(problem["msg"]).removeprefix("Value error, ")
+def _explained(problem: Mapping[str, Any], cls: type[BaseModel], named: Callable[[str], str]) -> str:
+    def name(found: re.Match[str]) -> str:
+        return named(found[1]) if found[1] in cls.model_fields else found[0]
+
+    message = re.sub(r"`(\w+)`", name, str(problem["msg"]).removeprefix("Value error, "))
+    message = re.sub(r"(?<![\w-])(\w+_\w+)\b", name, message)
     if not problem["loc"]:
-        return reworded(message)
+        return message
     field = named(str(problem["loc"][0]))
     if problem["type"] == "tuple_type":
         message = "expected a list, such as [1, 2]"
     if problem["type"] == "missing":
         return f"{field} is missing"
     return f"{field} {problem['input']!r}: {message}"
+
+
+def quoted(names: Iterable[str], joint: str = ", ") -> str:
+    """Names of fields in a message, where `load_config` finds them."""
+    return joint.join(f"`{name}`" for name in names)
 
 
 def read_settings(file: Path, option: str = "the settings file") -> dict[str, Any]:

@@ -341,6 +341,14 @@ def levels(x, prompts):
     return (255 * x).round().mean((1, 2, 3))
 def detached(x, prompts):
     return scores(x.detach(), prompts)
+def breaks(x, prompts):
+    return x.mean((1, 2, 3)) * weights["sharp"]
+def breaks_later(x, prompts):
+    global calls
+    calls += 1
+    return breaks(x, prompts) if calls > 3 else scores(x, prompts)
+def nothing():
+    return 1
 def peaked(x, prompts):
     return -(scores(x, prompts) - 0.1).square()
 def nan(x, prompts):
@@ -360,6 +368,14 @@ def test_a_reward_that_turns_nan_names_the_step_and_keeps_the_last_good_state(ge
     assert json.loads((config.out / "run.json").read_text())["status"] == "failed"
 
 
+def test_a_reward_that_breaks_later_names_itself_and_keeps_the_last_state(gen, tmp_path):
+    (tmp_path / "mine.py").write_text(REWARDS)
+    config = settings(tmp_path, rewards=(f"{tmp_path}/mine.py:breaks_later",))
+    with pytest.raises(InvalidInput, match=r"breaks_later' fails at mine\.py:\d+ .*: NameError"):
+        maximise_reward(config, gen)
+    assert json.loads((config.out / "run.json").read_text())["status"] == "failed"
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -368,7 +384,11 @@ def test_a_reward_that_turns_nan_names_the_step_and_keeps_the_last_good_state(ge
         ({"rewards": ("MINE:map_of_them",)}, InvalidInput, r"returned shape \(2, 16, 16\)"),
         ({"rewards": ("MINE:levels",)}, NotDifferentiable, "a rounding"),
         ({"rewards": ("MINE:detached",)}, NotDifferentiable, "has no gradient"),
-        ({"rewards": ("MINE:nan",)}, NonFinite, "is nan for image 1"),
+        ({"rewards": ("MINE:nan",)}, InvalidInput, "is nan for image 1"),
+        ({"rewards": ("MINE:breaks",)}, InvalidInput, r"breaks' fails at mine\.py:\d+ .*: NameError: name 'weights'"),
+        ({"rewards": ("MINE:nothing",)}, InvalidInput, r"nothing' takes no arguments; expected \(images\) or"),
+        ({"held_out": "MINE:breaks"}, InvalidInput, r"breaks' fails at mine\.py"),
+        ({"held_out": "MINE:nan"}, InvalidInput, "is nan for image 1"),
         ({"rewards": ("MINE:absent",)}, InvalidInput, "has no function 'absent'"),
         ({"rewards": ("jpeg_file",)}, NotDifferentiable, "'jpeg_file' has no gradient"),
         ({"rewards": ("colorfulness",)}, InvalidInput, "did you mean 'colourfulness'"),
@@ -400,6 +420,10 @@ def test_bad_input_is_refused_and_nothing_is_written(gen, tmp_path, changes, err
         ({"rewards": ("colourfulness", "2*colourfulness")}, "given twice"),
         ({"held_out": "-1*colourfulness"}, "so it cannot judge"),
         ({"rewards": ("0*sharpness",)}, "weight 0"),
+        ({"prompts": ("cat", " ")}, "a prompt is empty"),
+        ({"optimise": "weights", "unseen_prompts": ("",)}, "a prompt is empty"),
+        ({"prompts": ("cat", "dog", "cat")}, "a prompt or a seed is given twice"),
+        ({"seeds": (1, 1)}, "a prompt or a seed is given twice"),
         ({"pairs_per_step": 3, "optimise": "weights"}, "but there are 2 pairs"),
         ({"pairs_per_step": 1}, "each noise is changed at every step"),
         ({"noises": "fresh"}, "changes these very noises"),
@@ -434,13 +458,13 @@ def test_no_held_out_reward(gen, tmp_path):
 @pytest.mark.parametrize(
     ("given", "idle"),
     [
-        ({"rank": 4}, "rank: without effect with optimise='noise'"),
-        ({"space": "token", "vectors": 2}, "space, vectors: without effect"),
-        ({"optimise": "embedding", "token": "<x>"}, "token: without effect with space='prompt'"),
-        ({"optimise": "embedding", "space": "token", "rows": 3}, "rows: without effect with space='token'"),
-        ({"optimise": "weights", "typicality": "none"}, "typicality: without effect"),
-        ({"optimise": "weights", "train": "all", "alpha": 2.0}, "alpha: without effect with train='all'"),
-        ({"gradient": "one_step", "last_k": 2}, "last_k: without effect"),
+        ({"rank": 4}, "`rank`: without effect with `optimise`='noise'"),
+        ({"space": "token", "vectors": 2}, "`space`, `vectors`: without effect"),
+        ({"optimise": "embedding", "token": "<x>"}, "`token`: without effect with `space`='prompt'"),
+        ({"optimise": "embedding", "space": "token", "rows": 3}, "`rows`: without effect with `space`='token'"),
+        ({"optimise": "weights", "typicality": "none"}, "`typicality`: without effect"),
+        ({"optimise": "weights", "train": "all", "alpha": 2.0}, "`alpha`: without effect with `train`='all'"),
+        ({"gradient": "one_step", "last_k": 2}, "`last_k`: without effect"),
     ],
 )
 def test_a_setting_of_what_is_not_optimised_is_refused(tmp_path, given, idle):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from adjointdpm.tasks.audit.responsible import WORDS, record_of, refuse_address
-from adjointdpm.tasks.settings import Positive, Seed, TaskConfig
+from adjointdpm.tasks.settings import Positive, Seed, TaskConfig, quoted
 
 __all__ = ["BASELINES", "AuditConfig", "Baseline", "LossName", "Mode", "Norm", "OptimiserName", "OutputKind"]
 
@@ -61,9 +61,9 @@ class AuditConfig(TaskConfig):
     transfer: tuple[Name, ...] = Field(default=(), description="Further classifiers that found images are shown to.")
 
     taus: tuple[Positive, ...] = Field(default=(0.1, 0.2, 0.4), min_length=1, description="Bounds, any order.")
-    norm: Norm = "linf"
+    norm: Norm = Field(default="linf", description="What τ bounds.")
     loss: LossName | None = Field(default=None, description="margin in classifier mode, cosine in filter mode.")
-    optimiser: OptimiserName = "sign"
+    optimiser: OptimiserName = Field(default="sign", description="How the change is searched for.")
     iterations: int = Field(default=5, ge=1, description="Gradient steps for each bound and restart.")
     restarts: int = Field(default=1, ge=1, description="Starts for each bound; from the second on at random.")
     step_size: Positive | None = Field(default=None, description="As a share of τ; sign 0.25, Adam 0.25, APGD 2.")
@@ -76,7 +76,7 @@ class AuditConfig(TaskConfig):
     harden: bool = Field(default=False, description="Fine-tune the network on what is found, and audit it again.")
     harden_rounds: int = Field(default=2, ge=1, description="Search and fine-tuning, so many times in turn.")
     harden_steps: int = Field(default=100, ge=1, description="AdamW steps of each round.")
-    harden_lr: Positive = 3e-4
+    harden_lr: Positive = Field(default=3e-4, description="Learning rate of the fine-tuning.")
     held_out_noises: int = Field(default=2, ge=1, description="Noises for each prompt of the audit before and after.")
     control_prompts: tuple[Name, ...] = Field(
         default=(), description="Images whose verdict shall stay; empty: other objects of the embedded model."
@@ -95,7 +95,9 @@ class AuditConfig(TaskConfig):
         given = data if isinstance(data, Mapping) else {}
         hashed = [name for name in WORDS if isinstance(given.get(name), Mapping)]  # from the record of a filter's run
         if hashed:
-            raise ValueError(f"{', '.join(hashed)}: filter mode does not write words down; give them again to resume")
+            raise ValueError(
+                f"{quoted(hashed)}: filter mode does not write words down; give them again to resume"
+            )
         return data
 
     @field_validator("taus")
@@ -120,36 +122,36 @@ class AuditConfig(TaskConfig):
                 f"{len(self.labels)} labels for {len(self.prompts)} prompts: give one for each, or one for all"
             )
         if self.norm == "shell" and self.taus[-1] > 2:
-            raise ValueError(f"tau={self.taus[-1]:g} on the shell: two points of a sphere are at most 2 radii apart")
+            raise ValueError(f"`taus`={self.taus[-1]:g} on the shell: two points of a sphere are at most 2 radii apart")
         if self.generator_options and self.generator is None:
-            raise ValueError("generator_options are for generator; none is given")
+            raise ValueError("`generator_options` are for `generator`; none is given")
         if not self.harden:
             hardening = ("harden_rounds", "harden_steps", "harden_lr", "held_out_noises", "control_prompts")
-            self.refuse_idle("without hardening (--harden)", *hardening)
+            self.refuse_idle("without `harden`", *hardening)
         if self.mode == "filter":
             self._check_filter()
         elif self.loss == "cosine":
-            raise ValueError("loss 'cosine' is for filter mode; a classifier takes margin, cross_entropy or dlr")
+            raise ValueError("`loss`='cosine' is for filter mode; a classifier takes margin, cross_entropy or dlr")
         return self
 
     def _check_filter(self) -> None:
         missing = [name for name in ("owner", "purpose") if not (getattr(self, name) or "").strip()]
         if missing:
             raise ValueError(
-                f"filter mode needs {' and '.join(missing)}: who runs the filter, and what the audit is for; both are "
-                "printed in the report"
+                f"filter mode needs {quoted(missing, ' and ')}: who runs the filter, and what the audit is for; both "
+                "are printed in the report"
             )
         if self.images:
-            raise ValueError("images: filter mode writes rates only, no images, noises or embeddings")
+            raise ValueError("`images`: filter mode writes rates only, no images, noises or embeddings")
         if self.tracker == "wandb":
             raise ValueError(
-                "tracker 'wandb' records the command line and what is printed, and with them the prompts; filter mode "
-                "takes tensorboard or none"
+                "`tracker`='wandb' records the command line and what is printed, and with them the prompts; filter "
+                "mode takes tensorboard or none"
             )
         of_classes = ("labels", "target_class", "transfer", "classes", "outputs", "preprocessing")
         self.refuse_idle("in filter mode, where the verdict is flagged or not; they are for a classifier", *of_classes)
         if self.loss not in (None, "cosine"):
-            raise ValueError(f"loss {self.loss!r} is for classifier mode; a filter takes cosine")
+            raise ValueError(f"`loss`={self.loss!r} is for classifier mode; a filter takes cosine")
 
     @property
     def loss_name(self) -> LossName:

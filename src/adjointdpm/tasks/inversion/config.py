@@ -71,7 +71,7 @@ class InvertConfig(TaskConfig):
     def _consistent(self) -> Self:
         targets = [self.effect is not None, bool(self.target_images), self.target_words is not None]
         if sum(targets) != 1:
-            raise ValueError(f"give exactly one of effect, target_images and target_words; got {sum(targets)}")
+            raise ValueError(f"give exactly one of `effect`, `target_images` and `target_words`; got {sum(targets)}")
         if len(self.prompts) != len(self.seeds) and 1 not in (len(self.prompts), len(self.seeds)):
             raise ValueError(
                 f"{len(self.prompts)} prompts and {len(self.seeds)} seeds cannot be paired: "
@@ -82,7 +82,7 @@ class InvertConfig(TaskConfig):
         if self.target_images and len(self.target_images) != len(self.pairs):
             raise ValueError(f"{len(self.target_images)} target images for {len(self.pairs)} pairs: give one for each")
         if self.effect_options and self.effect is None:
-            raise ValueError("effect_options are for effect; none is given")
+            raise ValueError("`effect_options` are for `effect`; none is given")
         if self.target_words is not None and not self.target_words.replace("{prompt}", "").strip():
             raise ValueError("target_words holds no word")
         if any(character.isspace() for character in self.token):

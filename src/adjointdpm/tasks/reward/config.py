@@ -127,7 +127,7 @@ class RewardConfig(TaskConfig):
         names = [term.reward for term in self.terms]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"rewards: {twice!r} is given twice; add up its weights")
+            raise ValueError(f"`rewards`: {twice!r} is given twice; add up its weights")
         if self.watched is not None and self.watched.reward in names:
             raise ValueError(f"held_out: {self.watched.reward!r} is optimised too, so it cannot judge")
         if self.pairs_per_step is not None and self.pairs_per_step > len(self.pairs):
@@ -138,11 +138,11 @@ class RewardConfig(TaskConfig):
         if self.optimise == "noise":
             if self.gradient in ("truncated", "random_truncation"):
                 raise ValueError(
-                    f"gradient={self.gradient!r} leaves out the first steps, so the gradient to the noise is zero; "
+                    f"`gradient`={self.gradient!r} leaves out the first steps, so the gradient to the noise is zero; "
                     "use 'exact', or 'one_step' for a cheap and biased one"
                 )
             if self.noises == "fresh":
-                raise ValueError("noises='fresh' cannot go with optimise='noise', which changes these very noises")
+                raise ValueError("`noises`='fresh' cannot go with `optimise`='noise', which changes these very noises")
             if self.pairs_per_step is not None:
                 raise ValueError("pairs_per_step is for what all images share; each noise is changed at every step")
         return self
@@ -151,18 +151,18 @@ class RewardConfig(TaskConfig):
         """Raise for settings of what is not optimised."""
         of_rows, of_token = ("variant", "rows"), ("token", "vectors", "init_word")
         if self.optimise != "noise":
-            self.refuse_idle(f"with optimise={self.optimise!r}, only with 'noise'", "typicality", "typicality_weight")
+            self.refuse_idle(f"with `optimise`={self.optimise!r}, only with 'noise'", "typicality", "typicality_weight")
         if self.optimise != "embedding":
-            why = f"with optimise={self.optimise!r}, only with 'embedding'"
+            why = f"with `optimise`={self.optimise!r}, only with 'embedding'"
             self.refuse_idle(why, "space", *of_rows, *of_token)
         else:
-            self.refuse_idle(f"with space={self.space!r}", *(of_token if self.space == "prompt" else of_rows))
+            self.refuse_idle(f"with `space`={self.space!r}", *(of_token if self.space == "prompt" else of_rows))
         if self.optimise != "weights":
-            self.refuse_idle(f"with optimise={self.optimise!r}, only with 'weights'", "train", "rank", "alpha")
+            self.refuse_idle(f"with `optimise`={self.optimise!r}, only with 'weights'", "train", "rank", "alpha")
         elif self.train != "lora":
-            self.refuse_idle(f"with train={self.train!r}, only with 'lora'", "rank", "alpha")
+            self.refuse_idle(f"with `train`={self.train!r}, only with 'lora'", "rank", "alpha")
         if self.gradient != "truncated":
-            self.refuse_idle("unless the gradient is 'truncated'", "last_k")
+            self.refuse_idle("unless `gradient` is 'truncated'", "last_k")
 
     @property
     def terms(self) -> tuple[Term, ...]:

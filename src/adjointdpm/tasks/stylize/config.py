@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from adjointdpm.tasks.loop import LoopSettings, Schedule
 from adjointdpm.tasks.settings import Positive, Seed, TaskConfig
+from adjointdpm.zoo.lexicon import spoken
 
 __all__ = ["AUTO", "NONE", "NOUNS", "StylizeConfig"]
 
@@ -66,22 +67,24 @@ class StylizeConfig(TaskConfig):
     content_features: str | None = Field(default=None, description="Network of the content loss; None: the same.")
     style_layers: tuple[int, ...] | None = Field(default=None, min_length=1, description="None: all but the deepest.")
     content_layers: tuple[int, ...] | None = Field(default=None, min_length=1, description="None: the deepest but one.")
-    style_weight: Weight = Field(default=1.0, description="w_s")
-    content_weight: Weight = Field(default=1.0, description="w_c")
+    style_weight: Weight = Field(default=1.0, description="w_s, of the style loss.")
+    content_weight: Weight = Field(default=1.0, description="w_c, of the content loss.")
     epochs: int = Field(default=20, ge=1, description="How often each pair has its turn.")
     pairs_per_step: int = Field(default=4, ge=1, description="At most so many pairs in one AdamW step.")
     lr: Positive | None = Field(default=None, description="Learning rate; its default depends on the weights.")
-    lr_schedule: Schedule = "cosine"
-    weight_decay: Weight = 0.01
+    lr_schedule: Schedule = Field(default="cosine", description="Fall of the learning rate over the steps.")
+    weight_decay: Weight = Field(default=0.01, description="Of AdamW.")
     clip_norm: Positive | None = Field(default=None, description="Longest gradient that a step may take.")
     patience: int | None = Field(default=None, ge=1, description="Steps without a new best loss before it stops.")
     validate_every: int = Field(default=20, ge=0, description="Steps between validation images; 0: none.")
     validation_prompts: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="None: a few plain nouns that are not learnt on."
     )
-    validation_seeds: tuple[Seed, ...] = Field(default=(2000,), min_length=1)
+    validation_seeds: tuple[Seed, ...] = Field(default=(2000,), min_length=1, description="Noises of these images.")
     unseen_prompts: tuple[str, ...] | None = Field(default=None, description="None: a few plain nouns.")
-    unseen_seeds: tuple[Seed, ...] = Field(default=(1000, 1001), min_length=1)
+    unseen_seeds: tuple[Seed, ...] = Field(
+        default=(1000, 1001), min_length=1, description="Noises for the report, never learnt on."
+    )
     measure: str = Field(
         default="judge", description=f"Network that only measures, never optimised against; {NONE!r}: there is none."
     )
@@ -94,9 +97,9 @@ class StylizeConfig(TaskConfig):
         if any(not prompt.strip() for prompt in self.prompts):
             raise ValueError("a prompt is empty")
         if self.measure in (self.features, self.content_features):
-            raise ValueError(f"measure is {self.measure!r}, the network that is optimised: name another, or none")
+            raise ValueError(f"`measure` is {self.measure!r}, the network that is optimised: name another, or none")
         if self.weights != "lora":
-            self.refuse_idle(f"with weights {self.weights!r}, only with 'lora'", "rank", "alpha", "init_seed")
+            self.refuse_idle(f"with `weights`={self.weights!r}, only with 'lora'", "rank", "alpha", "init_seed")
         if self.content_weight == 0:
             self.refuse_idle("with a content_weight of 0", "content_features", "content_layers")
         return self
@@ -109,7 +112,7 @@ class StylizeConfig(TaskConfig):
     @property
     def other_nouns(self) -> tuple[str, ...]:
         """Prompts that share no word with those learnt on."""
-        known = {word for prompt in self.prompts for word in prompt.lower().split()}
+        known = {word for prompt in self.prompts for word in spoken(prompt)}
         return tuple(noun for noun in (*UNSEEN, *NOUNS) if noun not in known)[: len(UNSEEN)]
 
     @property
