@@ -58,7 +58,7 @@ def test_unseen_prompts_share_no_word_with_those_learnt_on():
         ({"rank": 0}, "greater than or equal to 1"),
         ({"colour": "red"}, "colour"),
         ({"weights": "all", "rank": 4}, "`rank`: without effect with `weights`='all', only with 'lora'"),
-        ({"preset": "paper", "alpha": 4, "init_seed": 1}, "`alpha`, `init_seed`: without effect .* 'cross-attention'"),
+        ({"preset": "paper", "alpha": 4, "init_seed": 1}, "`alpha`, `init_seed`: without effect .*'cross-attention'"),
         ({"content_weight": 0, "content_features": "vgg19"}, "`content_features`: without effect"),
         ({"content_weight": 0, "content_layers": (1,)}, "`content_layers`: without effect with a content_weight of 0"),
     ],
