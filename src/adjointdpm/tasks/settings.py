@@ -47,7 +47,7 @@ class TaskConfig(BaseModel):
     )
     tracker: Literal["none", "tensorboard", "wandb"] = Field(default="none", description="Curves besides the log.")
     preset: Literal["paper"] | None = Field(
-        default=None, description="The paper's settings where nothing else is given."
+        default=None, description="The paper's settings where nothing else is given (not for guide and reward)."
     )
 
     @classmethod
