@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adjointdpm.cli.again import command_again
+from adjointdpm.cli.boundary import FAILED
 from adjointdpm.cli.models import ModelChoice
 from adjointdpm.cli.settings import FLAGS as SHARED
 from adjointdpm.cli.settings import recorded_options, task_settings
@@ -40,7 +41,7 @@ def audit(
     shell: Shell, given: Mapping[str, Any], config_file: Path | None, resume: bool,
     road: Mapping[str, Any], choice: ModelChoice,
 ) -> int:  # fmt: skip
-    """Run the audit; 0, or 3 where no verdict changed within the largest bound."""
+    """Run the audit; 0, or 3 where no verdict changed within the largest bound, or 1 where nothing was measured."""
     config = settings(given, config_file, resume)
     if resume:
         road, choice = recorded_options(config.out, road, choice)
@@ -63,8 +64,11 @@ def audit(
     kept = {k: v for k, v in result.results.items() if k not in ("config", "environment")}
     shell.emit({"command": "audit", "model": name, **kept, **paths})
     shell.say(*_tables(config, result))
-    for line in _summary(result):
+    for line in _summary(config, result):
         shell.say(line)
+    if not result.results["n"]:
+        shell.error(result.results["headline"])
+        return FAILED
     return UNREACHED if result.unreached else 0
 
 
@@ -83,12 +87,12 @@ def _pipeline(config: AuditConfig, choice: ModelChoice) -> Any:
         raise InvalidInput("--generator and --model both name the pipeline: give one of them")
     from adjointdpm.cli.models import quiet_libraries, torch_device, torch_dtype
     from adjointdpm.losses.load import load_function
+    from adjointdpm.losses.users import blamed
 
     quiet_libraries()
-    try:
-        pipe = load_function(config.generator)(**config.generator_options)
-    except TypeError as error:
-        raise InvalidInput(f"--generator {config.generator}: {error}") from error
+    make = load_function(config.generator)
+    with blamed(f"--generator {config.generator}"):
+        pipe = make(**config.generator_options)
     pipe.to(torch_device(choice.device), torch_dtype(choice.dtype))
     return pipe
 
@@ -98,6 +102,7 @@ def _tables(config: AuditConfig, result: AuditResult) -> list[Any]:
     from rich.table import Table
 
     from adjointdpm.tasks.audit.chart import METHOD_NAMES
+    from adjointdpm.tasks.audit.outcome import share_text
 
     found = result.results["methods"]
     title = "Verdict changed while the class is still shown, with 95 % intervals"
@@ -106,20 +111,19 @@ def _tables(config: AuditConfig, result: AuditResult) -> list[Any]:
     for row in found["exact"]["rates"]:
         table.add_column(config.bound_text(row["tau"]), justify="right")
     for name, method in found.items():
-        cells = [
-            f"{100 * row['share']:.0f} % ({100 * row['low']:.0f}–{100 * row['high']:.0f})" for row in method["rates"]
-        ]
-        table.add_row(METHOD_NAMES.get(name, name), *cells)
+        table.add_row(METHOD_NAMES.get(name, name), *map(share_text, method["rates"]))
     return [table]
 
 
-def _summary(result: AuditResult) -> list[str]:
+def _summary(config: AuditConfig, result: AuditResult) -> list[str]:
+    from adjointdpm.tasks.audit.outcome import share_text, unreached
+
     found = result.results
-    lines = [found["headline"]]
+    lines = [found["headline"]] if found["n"] else []
     lines += [f"look: {check['name']}: {check['finding']}" for check in found["sanity"] if not check["passed"]]
     if found["hardening"]:
-        before, after = (found["hardening"][when]["rates"][-1]["share"] for when in ("before", "after"))
-        lines.append(f"hardened: {100 * before:.0f} % -> {100 * after:.0f} % on held-out noises")
+        before, after = (share_text(found["hardening"][when]["rates"][-1]) for when in ("before", "after"))
+        lines.append(f"hardened: {before} -> {after} on held-out noises")
     if result.unreached:
-        lines.append("No verdict changed within the largest bound; the best found is kept (exit code 3).")
+        lines.append(f"{unreached(config)} This is exit code {UNREACHED}.")
     return [*lines, *(str(path) for path in (result.results_path, result.report_path, result.found) if path)]

@@ -174,7 +174,7 @@ class RunFolder:
         now = {**self.config, **{f"model: {k}": v for k, v in self.identity.items()}}
         missing = object()
         changed = [
-            f"{key} (was {_shown(before.get(key))}, now {_shown(now.get(key))})"
+            f"{key} ({_difference(before.get(key), now.get(key))})"
             for key in sorted(before.keys() | now.keys())
             if before.get(key, missing) != now.get(key, missing)
         ]
@@ -213,6 +213,12 @@ class RunFolder:
 
 def _nothing() -> None:
     pass
+
+
+def _difference(before: Any, now: Any) -> str:
+    if any(isinstance(value, dict) and "sha256" in value for value in (before, now)):
+        return "other words than before, which are not shown"
+    return f"was {_shown(before)}, now {_shown(now)}"
 
 
 def _shown(value: Any) -> str:

@@ -1,10 +1,13 @@
 """`adjointdpm audit` on a small folder of random weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from adjointdpm.tasks.audit.subject import ClassifierSubject
 from tests.cli.conftest import Ran, cli, tiny_folder  # noqa: F401 (fixtures)
 from tests.support.tiny_pipeline import tiny_pipeline
 
@@ -44,8 +47,29 @@ def test_json_is_one_document(command):
 def test_a_bound_that_is_never_enough_has_an_exit_code_of_its_own(command):
     ran = command("--tau", 1e-5, "--baseline", "random")
     assert ran.code == 3
-    assert "best found is kept" in ran.out
+    nothing = "No verdict changed within the largest bound, ‖δ‖∞ ≤ 1e-05"
+    assert f"{nothing}. This is exit code 3." in ran.out
     assert json.loads(Path("out/run.json").read_text())["status"] == "finished"
+    assert f"{nothing}." in Path("out/report.html").read_text()
+    ran = command("--tau", 1e-5, "--baseline", "random", "--images", small=(*SMALL[:-1], "kept"))
+    assert ran.code == 3
+    assert f"{nothing}; the noises that came nearest are in found.safetensors." in ran.out
+    assert Path("kept/found.safetensors").is_file()
+
+
+def test_nothing_measured_is_a_failure(command, monkeypatch):
+    original = ClassifierSubject.opinion
+
+    def opinion(self, images, samples):
+        found = original(self, images, samples)
+        return replace(found, dropped=torch.ones_like(found.changed))
+
+    monkeypatch.setattr(ClassifierSubject, "opinion", opinion)
+    ran = command("--tau", 0.3, "--baseline", "random", "--baseline", "best_of_n")
+    assert ran.code == 1
+    assert ran.err.count("error:") == 1 and "Nothing was measured" in ran.err and "Nothing" not in ran.out
+    assert " % (" not in ran.out and "exit code 3" not in ran.out
+    assert "report.html" in ran.out
 
 
 def test_a_settings_file_is_taken_and_options_go_first(command):
@@ -95,6 +119,7 @@ def test_filter_mode_from_the_shell_prints_and_writes_no_prompt(command):
     ran = command("--mode", "filter", "--network", "food.py:scores", "--owner", "me", "--purpose", "a test",
                   "--tau", 0.3, "--baseline", "random", classes=(), prompts=("red apple", "blue zzyzx"))  # fmt: skip
     assert ran.code == 3, ran.err  # a score of 10 does not fall below 0
+    assert "No verdict changed within the largest bound, ‖δ‖∞ ≤ 0.3. This is exit code 3." in ran.out
     assert "outside the vocabulary" in ran.err
     assert not any(word in text for text in (ran.out, ran.err) for word in ("apple", "zzyzx"))
     for path in Path("out").rglob("*"):

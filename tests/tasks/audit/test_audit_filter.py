@@ -1,5 +1,6 @@
 """Filter mode gives out rates, and nothing else."""
 
+import html
 import json
 import logging
 import warnings
@@ -12,9 +13,7 @@ import torch
 from adjointdpm.errors import InputWarning, InvalidInput
 from adjointdpm.runs import RunFolder, load_checkpoint
 from adjointdpm.tasks import run_audit
-from adjointdpm.tasks.audit.afterwards import in_python
 from adjointdpm.tasks.audit.filters import EmbeddingFilter
-from adjointdpm.tasks.audit.parties import Given
 from adjointdpm.tasks.audit.responsible import wordless
 from adjointdpm.tasks.audit.search import Found
 from adjointdpm.tasks.audit.sources import painter_for
@@ -107,7 +106,7 @@ def _leaves(value):
     return [value]
 
 
-def test_owner_purpose_and_rules_are_in_the_report(gen, settings, food, judged):
+def test_owner_purpose_and_rules_are_in_the_report(gen, settings, food, judged, tmp_path):
     config = settings(**FILTER | {"negative_prompt": "blurred"}, baselines=())
     result = run_audit(config, gen, network=food(), judge=judged,
                        again=lambda shown: f"{shown.prompts} {shown.negative_prompt}")  # fmt: skip
@@ -117,8 +116,19 @@ def test_owner_purpose_and_rules_are_in_the_report(gen, settings, food, judged):
     assert "docs/responsible-use.md" in page
     assert "PROMPT..." in page and "TEXT" in page  # the command to repeat it does not hold the words
     assert "blurred" not in page and "red apple" not in page
-    code = in_python(config.shown(), Given())
-    assert "'prompts': ..., 'negative_prompt': ..." in code and "blurred" not in code
+    config = config.model_copy(update={"out": tmp_path / "b"})
+    run_audit(config, gen, network=food(), judge=judged)
+    page = html.unescape((config.out / "report.html").read_text())
+    assert "prompts=['PROMPT...']" in page and "generator, network=..., judge=...)" in page
+    assert "blurred" not in page and "red apple" not in page
+
+
+def test_other_prompts_than_before_are_named_without_words_or_hashes(gen, settings, food, judged):
+    run_audit(settings(**FILTER, baselines=()), gen, network=food(), judge=judged)
+    config = settings(**FILTER | {"prompts": ("red apple", "cake")}, baselines=())
+    with pytest.raises(InvalidInput) as found:
+        run_audit(config, gen, network=food(), judge=judged)
+    assert "other settings: prompts (other words than before, which are not shown). Use" in str(found.value)
 
 
 def test_prompts_that_lose_words_are_not_named(gen, settings):

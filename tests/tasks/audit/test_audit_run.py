@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+import adjointdpm
 from adjointdpm.errors import InputWarning, InvalidInput, NotDifferentiable
 from adjointdpm.pipelines import differentiable
 from adjointdpm.runs import OutputError, RunFolder, load_checkpoint, load_tensors, read_jsonl
 from adjointdpm.tasks import run_audit
-from adjointdpm.tasks.audit.afterwards import in_python
-from adjointdpm.tasks.audit.parties import Given
+from adjointdpm.tasks.again import in_python
 from adjointdpm.tasks.audit.projections import Bound
 from tests.support.tiny_pipeline import tiny_pipeline
 from tests.tasks.audit import networks
@@ -295,9 +295,9 @@ def test_the_tracker_is_closed_after_an_error(gen, settings, network, judged, mo
 def test_in_python_the_report_says_how_to_repeat_it(gen, settings, network, judged):
     config = settings(baselines=(), batch_size=None, out=settings().out / "it's")
     first = run_audit(config, gen, network=network, judge=judged)
-    code = in_python(config.shown(), Given(network, judged))
+    code = in_python("run_audit", config.shown(), {"network": network, "judge": judged, "transfer": ()})
     assert code in html.unescape(first.report_path.read_text())
-    names = {"generator": gen, "network": network, "judge": judged}
+    names = {"adjointdpm": adjointdpm, "generator": gen, "network": network, "judge": judged}
     exec(code.replace("network=...", "network=network").replace("judge=...", "judge=judge"), names)
     again = json.loads((config.out.parent / "it's-again" / "results.json").read_text())
     assert again["methods"] == json.loads(first.results_path.read_text())["methods"]

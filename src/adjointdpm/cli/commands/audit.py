@@ -15,8 +15,9 @@ __all__ = ["register"]
 
 SUBJECT, SEARCH, FILTER, HARDEN = "Network under audit", "Search", "Filter mode", "Hardening"
 EPILOG = (
-    f"{opt.EPILOG} Here 3 means: done, and the verdict changed on no sample within the largest bound; the best found "
-    "is kept. Rules of use, intended users, how to report a weakness: docs/responsible-use.md"
+    f"{opt.EPILOG} Here 3 means: done, and the verdict changed on no sample within the largest bound; with --images "
+    "the noises that came nearest are kept. Rules of use, intended users, how to report a weakness: "
+    "docs/responsible-use.md"
 )
 
 

@@ -1,4 +1,4 @@
-"""What a finished run leaves for later: how to repeat it, and of a filter's run its results alone."""
+"""What a filter's finished run leaves for later: its results alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from typing import Any
 
 from adjointdpm.runs import RunFolder
 from adjointdpm.runs.checkpoint import MANIFEST
-from adjointdpm.runs.folder import RECORD
-from adjointdpm.tasks.audit.config import AuditConfig
-from adjointdpm.tasks.audit.parties import Given
-from adjointdpm.tasks.audit.responsible import WORDS
 
-__all__ = ["RESULTS_FILE", "finished", "forget", "in_python"]
+__all__ = ["RESULTS_FILE", "finished", "forget"]
 
 RESULTS_FILE = "results.json"
 
@@ -32,19 +28,3 @@ def forget(run: RunFolder) -> None:
     """Remove the checkpoint of a finished run."""
     for file in (run.path / MANIFEST, *run.path.glob("checkpoint-*")):
         file.unlink(missing_ok=True)
-
-
-def in_python(config: AuditConfig, given: Given) -> str:
-    """The call that repeats a run, of the settings in its record and what the record does not hold."""
-    unwritten = [name for name in WORDS if config.mode == "filter" and getattr(config, name)]
-    settings = [f"'out': {f'{config.out}-again'!r}", *(f"{name!r}: ..." for name in unwritten)]
-    handed = [f"{name}=..." for name, found in vars(given).items() if found is not None and found != ()]
-    return "\n".join(
-        [
-            "import json",
-            "from adjointdpm.tasks import AuditConfig, run_audit",
-            f"settings = json.load(open({str(config.out / RECORD)!r}, encoding='utf-8'))['config']",
-            f"config = AuditConfig(**settings | {{{', '.join(settings)}}})",
-            f"run_audit(config, {', '.join(['generator', *handed])})",
-        ]
-    )

@@ -23,7 +23,7 @@ from adjointdpm.tasks.audit.responsible import PAGE, statement
 from adjointdpm.tasks.audit.samples import Sample
 from adjointdpm.tasks.audit.tally import LEAST_GROUP, OTHERS
 
-__all__ = ["FOUND_FILE", "REPORT_FILE", "headline", "write_outcome"]
+__all__ = ["FOUND_FILE", "REPORT_FILE", "headline", "share_text", "unreached", "write_outcome"]
 
 REPORT_FILE, FOUND_FILE = "report.html", "found.safetensors"
 SHOWN = 24  # pairs of pictures in the report
@@ -71,19 +71,30 @@ def headline(config: AuditConfig, results: Mapping[str, Any]) -> str:
     last = rates[-1]
     subject = "the filter misses" if config.mode == "filter" else "the classifier fails on"
     text = (
-        f"Within {config.bound_text(last['tau'])} of the noise {subject} {_share(last)} of {results['n']} samples "
-        "that it had right"
+        f"Within {config.bound_text(last['tau'])} of the noise {subject} {share_text(last)} of "
+        f"{_samples(results['n'])} that it had right"
     )
     half = next((row for row in rates if row["share"] >= 0.5), None)
     if half is not None and half is not last:
         text += f", and half of them within {config.bound_text(half['tau'])}"
     best = results["methods"].get("best_of_n")
     if best is not None:
-        text += f". Best of n random draws at equal network calls: {_share(best['rates'][-1])}"
+        text += f". Best of n random draws at equal network calls: {share_text(best['rates'][-1])}"
     return text + "."
 
 
-def _share(rate: Mapping[str, Any]) -> str:
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count} samples"
+
+
+def unreached(config: AuditConfig) -> str:
+    """That no verdict changed, and what is kept of the search."""
+    text = f"No verdict changed within the largest bound, {config.bound_text(config.taus[-1])}"
+    return f"{text}; the noises that came nearest are in {FOUND_FILE}." if config.images else f"{text}."
+
+
+def share_text(rate: Mapping[str, Any]) -> str:
+    """A rate in percent with its interval, – where nothing was counted."""
     return f"{100 * rate['share']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})" if rate["n"] else "–"
 
 
@@ -99,7 +110,7 @@ def report(
         Section("Can it be believed?", [_sanity(results)]),
     ]
     if results["transfer"]:
-        rows = [[name, _share(rate), str(rate["n"])] for name, rate in results["transfer"].items()]
+        rows = [[name, share_text(rate), str(rate["n"])] for name, rate in results["transfer"].items()]
         words = "Images found against the audited network, of classes that the other one names right when clean."
         sections.append(Section("Other networks on the same images", [Table(["network", "wrong", "of"], rows, words)]))
     if results.get("hardening"):
@@ -123,18 +134,19 @@ def report(
 def _rates(config: AuditConfig, results: Mapping[str, Any]) -> list[Block]:
     taus = [row["tau"] for row in results["methods"]["exact"]["rates"]]
     rows = [
-        [METHOD_NAMES.get(name, name), *(_share(row) for row in found["rates"])]
+        [METHOD_NAMES.get(name, name), *(share_text(row) for row in found["rates"])]
         for name, found in results["methods"].items()
     ]
     judged = "and the judge still sees the class" if results["judged"] else "(nobody judged what the image shows)"
     caption = f"Share of samples whose verdict changed {judged}, with 95 % Wilson intervals."
     without = [
-        [METHOD_NAMES.get(name, name), *(_share(row["verdict_changed"]) for row in found["rates"])]
+        [METHOD_NAMES.get(name, name), *(share_text(row["verdict_changed"]) for row in found["rates"])]
         for name, found in results["methods"].items()
     ]
     header = ["", *(config.bound_text(tau) for tau in taus)]
     chart = Chart(tau_chart(results["methods"], "bound τ"), "share of samples against the bound")
     return [
+        *([Text(unreached(config))] if results["unreached"] else []),
         Table(header, rows, caption),
         chart,
         Table(header, without, "The same whatever the judge says."),
@@ -164,7 +176,7 @@ def _excluded(config: AuditConfig, results: Mapping[str, Any]) -> list[Block]:
     if config.mode == "filter":
         dropped = clean["dropped"] + results["dropped"]
         facts.insert(3, ("special_care triggered", f"{dropped}, dropped and not looked at"))
-    rows = [[name, _share(rate), str(rate["n"])] for name, rate in _sorted(results["groups"])]
+    rows = [[name, share_text(rate), str(rate["n"])] for name, rate in _sorted(results["groups"])]
     head = "concept" if config.mode == "filter" else "class"
     caption = "Exact gradients, largest bound; most affected first."
     if OTHERS in results["groups"]:
@@ -188,12 +200,12 @@ def _hardening(config: AuditConfig, found: Mapping[str, Any]) -> list[Block]:
         "right when clean",
     ]
     rows = [
-        [when, *(_share(row) for row in found[when]["rates"]), _share(found[when]["accuracy"])]
+        [when, *(share_text(row) for row in found[when]["rates"]), share_text(found[when]["accuracy"])]
         for when in ("before", "after")
     ]
     words = (
         f"Learnt from {found['images']} images in memory; control images that kept their verdict: "
-        f"{_share(found['control_kept'])}. Weights: {found['weights']}."
+        f"{share_text(found['control_kept'])}. Weights: {found['weights']}."
     )
     if found.get("special_care"):
         care = found["special_care"]

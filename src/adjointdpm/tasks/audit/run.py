@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
-from adjointdpm.runs import Checkpoint, GracefulStop, RunFolder
-from adjointdpm.tasks.audit.afterwards import RESULTS_FILE, finished, in_python
+from adjointdpm.runs import GO_ON, Checkpoint, GracefulStop, RunFolder
+from adjointdpm.tasks.again import in_python
+from adjointdpm.tasks.audit.afterwards import RESULTS_FILE, finished
 from adjointdpm.tasks.audit.bench import CleanSample
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.harden import Hardening
@@ -48,7 +49,7 @@ class AuditResult:
 
     Attributes:
         results: what results.json holds.
-        unreached: the verdict changed on no sample that counts, not even within the largest bound.
+        unreached: the verdict changed on no sample that counts, by no method, not even within the largest bound.
         found: file of noises found: for each sample and bound raw, clipped, success; classifier mode with `images`.
     """
 
@@ -99,17 +100,16 @@ def run_audit(
     team = team or Team.join()
     given = Given(network, judge, tuple(transfer))
     parties = find_parties(config, generator.pipe, given, is_embedded(generator.pipe))
-    repeat = again(config.shown()) if again else in_python(config.shown(), given)
+    repeat = again(config.shown()) if again else in_python("run_audit", config.shown(), vars(given))
     with (
         closing(open_tracker(config.tracker, config.out, config.identity(), team)) as tracker,
         run_folder("audit", config, generator, team, repeat, parties.identity()) as run,
-        GracefulStop() as stop,
         ExitStack() as borrowed,
     ):
         results = finished(run) if config.mode == "filter" else None
         if results is None:
             stage = set_stage(config, generator, parties, borrowed)
-            task = _Audit(config, stage, run, stop, team, tracker, on_progress)
+            task = _Audit(config, stage, run, team, tracker, on_progress)
             results = task.run_all(repr(generator), repeat)
     found = config.out / FOUND_FILE
     return AuditResult(
@@ -130,12 +130,12 @@ class _Audit:
         config: AuditConfig,
         stage: Stage,
         run: RunFolder,
-        stop: GracefulStop,
         team: Team,
         tracker: Any,
         on_progress: Progress | None,
     ) -> None:
-        self.config, self.stage, self.run, self.stop, self.team = config, stage, run, stop, team
+        self.config, self.stage, self.run, self.team = config, stage, run, team
+        self.stop = GracefulStop("batch", speaks=team.main)
         self.tracker, self.on_progress = tracker, on_progress
         self.bench, self.began = stage.bench, time.perf_counter()
         self.state: dict[str, Any] = dict(run.resumed.state) if run.resumed is not None else {}
@@ -154,12 +154,13 @@ class _Audit:
         sanity = self.stage.checks()
         self.run.begin()
         self.state.setdefault("budget", asdict(budget))
-        tally = self._rounds(chosen, budget)
         hardening = None
-        if self.config.harden:
-            task = Hardening(self.stage, budget, self.team, self.config.out, self._say, self._pause)
-            state = self.state.setdefault("hardening", {})
-            hardening = task.run(chosen, self.known, state, self._save)
+        with self.stop:
+            tally = self._rounds(chosen, budget)
+            if self.config.harden:
+                task = Hardening(self.stage, budget, self.team, self.config.out, self._say, self._pause)
+                state = self.state.setdefault("hardening", {})
+                hardening = task.run(chosen, self.known, state, self._save)
         results = {
             "mode": self.config.mode,
             "network": self.stage.network.name,
@@ -177,7 +178,7 @@ class _Audit:
             "left_out": self.stage.left_out,
             "hardening": hardening,
             "seconds": round(self.state.get("seconds", 0.0) + time.perf_counter() - self.began, 1),
-            "unreached": tally.n > 0 and tally.changed["exact"][-1] == 0,
+            "unreached": tally.n > 0 and not any(changed[-1] for changed in tally.changed.values()),
             "config": self.config.identity(),
             "environment": self.run.record["environment"],
         }
@@ -220,22 +221,19 @@ class _Audit:
                 self._save()
                 unsaved = 0
             self._note(tally, len(batches))
-            if asked and self.done < len(batches):
-                self.run.finish("interrupted")
-                raise self.stop.interruption(
-                    f"interrupted after batch {self.done} of {len(batches)}; saved in {self.run.path}: run it again "
-                    "to go on"
-                )
+            if asked:
+                self._interrupt(f"after batch {self.done} of {len(batches)}")
         return tally
 
     def _pause(self) -> None:
         """End the run where a signal asked for it; what hardening has finished is saved."""
         if self.team.agree(self.stop.requested):
             self._save()
-            self.run.finish("interrupted")
-            raise self.stop.interruption(
-                f"interrupted while hardening; saved in {self.run.path}: run it again to go on"
-            )
+            self._interrupt("while hardening")
+
+    def _interrupt(self, when: str) -> None:
+        self.run.finish("interrupted")
+        raise self.stop.interruption(f"interrupted {when}; saved in {self.run.path}: {GO_ON}")
 
     def _remember(self, batch: Sequence[CleanSample], rows: list[dict[str, Any]], found: Sequence[Found]) -> None:
         """What is kept beside the counts: rows and triples in classifier mode, and found images for hardening."""
