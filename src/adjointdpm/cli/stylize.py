@@ -72,6 +72,14 @@ def stylize(
     return 0
 
 
+def _recognised(found: Mapping[str, Any], images: int) -> str:
+    if not found["images"]:
+        return "no object is named"
+    before, after = (100 * found[when] for when in ("before", "after"))
+    of = "" if found["images"] == images else f"; {found['images']} of {images} images have one named,"
+    return f"{before:.0f} % -> {after:.0f} % of the objects{of}"
+
+
 def summary(config: StylizeConfig, result: StylizeResult, again: str) -> list[str]:
     """The results for people."""
     found = result.results
@@ -85,8 +93,7 @@ def summary(config: StylizeConfig, result: StylizeResult, again: str) -> list[st
             line = f"Gram distance {gram['before']:.3g} -> {gram['after']:.3g} ({100 * -gram['drop']:+.0f} %)"
             lines.append(f"{line} on {title}, in {network} ({role})")
         if "recognised" in figures:
-            before, after = (100 * figures["recognised"][when] for when in ("before", "after"))
-            lines.append(f"recognised    {before:.0f} % -> {after:.0f} % of the objects on {title}")
+            lines.append(f"recognised    {_recognised(figures['recognised'], figures['images'])} on {title}")
     return [
         *lines,
         f"weights       {result.weights}",

@@ -74,9 +74,8 @@ def handed(function: Callable[..., Any], offered: Sequence[str], who: str, unkno
     needed = sum(p.default is p.empty for p in places)
     any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     if needed > len(offered) or (not places and not any_number):
-        raise InvalidInput(
-            f"{who} takes {needed or 'no'} arguments; expected ({offered[0]}) or ({', '.join(offered[:2])})"
-        )
+        expected = " or ".join(dict.fromkeys(f"({', '.join(offered[:n])})" for n in (1, 2)))
+        raise InvalidInput(f"{who} takes {needed or 'no'} arguments; expected {expected}")
     if any_number:
         return max(needed, unknown)
     count = max(needed, 1)

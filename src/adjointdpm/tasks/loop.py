@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import NonFinite, NumericalWarning
+from adjointdpm.errors import AdjointDPMError, NonFinite, NumericalWarning
 from adjointdpm.runs import GO_ON, Checkpoint, GracefulStop, RunFolder, random_state, set_random_state
 from adjointdpm.tasks.plateau import Plateaus
 from adjointdpm.tasks.precision import Precision
@@ -105,7 +105,8 @@ def optimise(
         plateaus: gives each image a rate of its own, on top of that of `settings`.
 
     Raises:
-        NonFinite: a loss or a gradient is not finite; names the step, after saving the state before it.
+        NonFinite: a loss or a gradient is not finite; names the step, after saving the state before it.  So does any
+            other error of the library, such as `InvalidInput` for a function of the user's that fails.
         RunInterrupted: on SIGINT or SIGTERM, after saving.
     """
     team, precision = team or Team(), precision or Precision()
@@ -124,15 +125,13 @@ def optimise(
                 group["lr"] = learning_rate(settings, step)
             try:
                 loss, norm = _gradient(backward, parameters, step, optimizer, team, precision)
-            except NonFinite as error:
+            except AdjointDPMError as error:  # of the user's own functions too
                 if saved < step - 1:
                     run.save(_checkpoint(step - 1, parameters, optimizer, history, precision, plateaus))
                 run.finish("failed")
                 kept = f"the state after step {step - 1} is saved in {run.path}" if step > 1 else "no step was made"
-                raise NonFinite(
-                    f"{error} (step {step} of {settings.epochs}); {kept}. "
-                    "Try a smaller learning rate, or a loss that stays finite."
-                ) from error
+                remedy = " Try a smaller learning rate, or a loss that stays finite." * isinstance(error, NonFinite)
+                raise type(error)(f"{error} (step {step} of {settings.epochs}); {kept}.{remedy}") from error
             if norm == 0 and not any(norm == 0 for norm in history.grad_norms):
                 warnings.warn(
                     f"the gradient of step {step} is exactly zero, so the step changes nothing: is the loss constant "
@@ -202,14 +201,14 @@ def _gradient(
 
 
 def _together(backward: Callable[[int], float], step: int, team: Team) -> float:
-    """The loss over all processes; raises in each of them if one found it not finite."""
+    """The loss over all processes; raises in each of them if one failed or found it not finite."""
     try:
         loss = backward(step)
-    except NonFinite:
+    except AdjointDPMError:
         team.agree(True)
         raise
     if team.agree(False):
-        raise NonFinite("another process found a value that is not finite")
+        raise NonFinite("another process failed, or found a value that is not finite; its message says which")
     return team.total(loss)
 
 

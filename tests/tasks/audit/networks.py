@@ -63,6 +63,11 @@ def agrees(images: Tensor) -> Tensor:
     return torch.ones(len(images), dtype=torch.bool)
 
 
+def breaks(images: Tensor) -> Tensor:
+    """An error of the user's own."""
+    return {}["weight"] * images
+
+
 def halves(images: Tensor) -> Tensor:
     """A gradient everywhere."""
     return images / 2 + 0.25

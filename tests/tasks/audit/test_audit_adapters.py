@@ -149,7 +149,7 @@ def test_names_stand_for_a_network_its_class_or_what_makes_it(tmp_path, monkeypa
     assert isinstance(load_object("mine.py:make"), nn.Module)
     assert load_object("mine.py:function")(IMAGES).shape == (2, 3)
     for name, message in (("mine.py:nothing", "no function"), ("mine.py", "expected 'module:function'"),
-                          ("mine.py:broken", "cannot be made: KeyError"), ("absent:x", "cannot import"),
+                          ("mine.py:broken", r"fails at mine\.py:\d+ .*: KeyError"), ("absent:x", "cannot import"),
                           ("https://a.b/c", "address")):  # fmt: skip
         with pytest.raises(InvalidInput, match=message):
             load_object(name)

@@ -118,12 +118,11 @@ def test_a_targeted_search_reaches_the_target(gen, settings, network, judged, la
 
 def test_the_judge_decides_what_counts_but_not_where_the_search_ends(gen, settings, network):
     def refuses_changed(images, prompts):
-        """Agrees with the clean images only."""
-        first = refuses_changed.seen is None
-        refuses_changed.seen = True
-        return [first] * len(images)
+        """Agrees with the clean images only: it is tried on them first, then judges them."""
+        refuses_changed.calls += 1
+        return [refuses_changed.calls <= 2] * len(images)
 
-    refuses_changed.seen = None
+    refuses_changed.calls = 0
     config = settings(batch_size=None, baselines=())
     found = run_audit(config, gen, network=network, judge=refuses_changed).results
     rate = found["methods"]["exact"]["rates"][-1]
@@ -162,7 +161,7 @@ def test_a_bound_that_is_never_enough_keeps_the_best_found(gen, settings, networ
 @pytest.mark.parametrize(
     ("changes", "arguments", "error", "message"),
     [
-        ({"labels": (99,)}, {}, InvalidInput, "label 99 is out of range: the network has the classes 0 to 4"),
+        ({"labels": (99,)}, {}, InvalidInput, "label 99 is out of range: expected a number from 0 to 4"),
         ({"labels": (2,), "target_class": 2}, {}, InvalidInput, "is the class of 'red apple' itself"),
         ({"labels": ()}, {}, InvalidInput, "labels are missing"),
         ({"prompts": (), "labels": ()}, {}, InvalidInput, "no prompts are given"),
@@ -174,11 +173,14 @@ def test_a_bound_that_is_never_enough_keeps_the_best_found(gen, settings, networ
         ({"harden": True}, {}, InvalidInput, "harden needs control_prompts"),
         ({"loss": "dlr", "labels": (0,)}, {"network": lambda x: x.mean(dim=(1, 2, 3)) - 0.5}, InvalidInput,
          "for more classes than the 2"),
-        ({}, {"network": lambda x: x.mean(dim=(2, 3)) * float("nan")}, ArithmeticError, "NaN"),
+        ({}, {"network": lambda x: x.mean(dim=(2, 3)) * float("nan")}, InvalidInput, "NaN"),
         ({"labels": (0,)}, {"network": lambda x: x.mean(dim=(1, 2, 3)).sigmoid()}, InvalidInput, "one_probability"),
         ({}, {"judge": lambda x: x.mean(dim=(2, 3))}, InvalidInput, "the judge function has 3 outputs"),
+        ({}, {"judge": lambda x: {}["a"]}, InvalidInput, r"the judge function .* fails at test_audit_run.py.*KeyError"),
+        ({}, {"judge": lambda: 1}, InvalidInput, r"takes no arguments; expected \(images\) or \(images, prompts\)"),
+        ({"preprocessing": ("tests.tasks.audit.networks:breaks",)}, {}, InvalidInput, "networks:breaks' fails at netw"),
         ({}, {"transfer": (Tiny(1, classes=7),)}, InvalidInput, "Tiny 1 has 7 outputs, Tiny has 5"),
-        ({}, {"transfer": (lambda x: x[:, :, :99, 99],)}, InvalidInput, "function 1 fails on images of shape"),
+        ({}, {"transfer": (lambda x: x[:, :, :99, 99],)}, InvalidInput, r"function 1 with .* fails at test_audit"),
     ],
 )  # fmt: skip
 def test_bad_inputs_are_refused_before_anything_is_written(gen, settings, judged, changes, arguments, error, message):

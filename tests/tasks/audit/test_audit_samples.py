@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from adjointdpm.errors import InvalidInput
+from adjointdpm.errors import InputWarning, InvalidInput
 from adjointdpm.tasks import AuditConfig
-from adjointdpm.tasks.audit.judge import embedded_judge, no_judge, wrapped_judge
+from adjointdpm.tasks.audit.judge import check_named, embedded_judge, no_judge, wrapped_judge
 from adjointdpm.tasks.audit.samples import CONTROL_PROMPTS, PROMPTS, Sample, make_samples, object_number, prompts_of
 from adjointdpm.zoo.objects import OBJECTS
 
@@ -31,16 +31,28 @@ def test_labels_are_numbers_names_or_read_from_the_prompts():
     assert [s.label for s in samples(labels=("apple", "cat"), names=NAMES)] == [2, 2, 0, 0]
     assert [s.label for s in samples(labels=("3",))] == [3] * 4
     assert [s.label for s in samples(names=NAMES)] == [1, 1, 0, 0]  # the longest name counts
+    assert [s.label for s in samples(labels=("Apple,", "Cat"), names=NAMES)] == [2, 2, 0, 0]
+    said = ("A Red Apple, here", "(Cat)")
+    assert [s.label for s in samples(prompts=said, names=NAMES)] == [1, 1, 0, 0]
     words = list(OBJECTS)
-    assert [s.label for s in samples(objects=True)] == [words.index("apple")] * 2 + [words.index("cat")] * 2
+    for asked in ({"prompts": said}, {}):
+        found = [s.label for s in samples(objects=True, **asked)]
+        assert found == [words.index("apple")] * 2 + [words.index("cat")] * 2
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": (1, 5)}, "label 5 is out of range: the network has the classes 0 to 4"),
+        ({"labels": (1, 5)}, "label 5 is out of range: expected a number from 0 to 4"),
         ({"labels": (-1,)}, "label -1 is out of range"),
-        ({"labels": ("dog",), "names": NAMES}, "'dog' is not the name of a class; known: cat"),
+        (
+            {"labels": ("dog",), "names": NAMES},
+            r"'dog' is no class: .*\(cat, red apple, apple\) or a number from 0 to 4$",
+        ),
+        ({"labels": ("²",)}, "label '²' is no class: expected a number from 0 to 4; no names are known here"),
+        ({"labels": ("--5",)}, "label '--5' is no class"),
+        ({"labels": ("9" * 5000,)}, "is no class"),
+        ({"labels": ("CAT",), "names": ("Cat", "cat")}, "'CAT' is no class"),
         ({"labels": ("dog",)}, "no names are known"),
         ({}, "labels are missing"),
         ({"prompts": ("nothing",), "objects": True}, "names no object"),
@@ -137,3 +149,15 @@ def test_the_embedded_judge_asks_for_the_object_or_its_category():
     same = [OBJECTS[words[(s + 1) % len(words)]] == OBJECTS[words[s]] for s in seen]
     assert embedded_judge("filter")(images, wrong) == same
     assert embedded_judge("filter")(images, [Sample(0, "nothing known", 0)] * 2) == [False, False]
+    assert embedded_judge("classifier")(images[:1], [Sample(0, f"{words[seen[0]].title()},", 0)]) == [True]
+
+
+def test_prompts_that_name_nothing_to_judge_are_said_and_not_counted_as_failed():
+    named, nameless = Sample(0, "Cat,", 0), Sample(1, "blue stripes", 1)
+    check_named([named], "classifier")
+    with pytest.warns(InputWarning, match="images are left out: 'blue stripes'; name objects"):
+        check_named([named, nameless], "classifier")
+    with pytest.warns(InputWarning, match="images are left out: 2; name objects"):  # no words of prompts here
+        check_named([named, nameless], "filter")
+    with pytest.raises(InvalidInput, match="no prompt names an object for the embedded judge"):
+        check_named([nameless], "classifier")

@@ -371,8 +371,10 @@ def test_a_reward_that_turns_nan_names_the_step_and_keeps_the_last_good_state(ge
 def test_a_reward_that_breaks_later_names_itself_and_keeps_the_last_state(gen, tmp_path):
     (tmp_path / "mine.py").write_text(REWARDS)
     config = settings(tmp_path, rewards=(f"{tmp_path}/mine.py:breaks_later",))
-    with pytest.raises(InvalidInput, match=r"breaks_later' fails at mine\.py:\d+ .*: NameError"):
+    message = r"breaks_later' fails at mine\.py:\d+ .*: NameError.*step 3 of .*the state after step 2 is saved"
+    with pytest.raises(InvalidInput, match=message):
         maximise_reward(config, gen)
+    assert load_checkpoint(config.out).step == 2
     assert json.loads((config.out / "run.json").read_text())["status"] == "failed"
 
 

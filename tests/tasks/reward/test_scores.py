@@ -7,7 +7,7 @@ import torch
 from scipy.stats import t
 
 from adjointdpm import zoo
-from adjointdpm.errors import InvalidInput
+from adjointdpm.errors import InputWarning, InvalidInput
 from adjointdpm.losses.rewards import read_term
 from adjointdpm.tasks import RewardConfig
 from adjointdpm.tasks.reward.recognition import Recognised, named_in
@@ -48,7 +48,8 @@ def test_verdicts():
 
 def test_what_a_prompt_names():
     assert named_in("small 3d whale on blue dots") == (list(OBJECTS).index("whale"), STYLES.index("3d"))
-    assert named_in("cat") == (list(OBJECTS).index("cat"), None)
+    for text in ("cat", "A Cat, here", "CAT!"):
+        assert named_in(text) == (list(OBJECTS).index("cat"), None)
     for text in ("", "on blue background", "cat dog", "3d flat cat"):
         with pytest.raises(InvalidInput, match="one object and at most one style"):
             named_in(text)
@@ -82,11 +83,18 @@ def test_log_probabilities_of_the_embedded_networks(name):
         ({"prompts": ("a castle in the clouds and a cat",)}, (64, 64), None),
         ({"prompts": ("small flat",), "rewards": ("classifier=flat whale",)}, (64, 64), "judge=flat whale"),
         ({"rewards": ("judge",)}, (64, 64), None),
+        ({"prompts": ("Cat,",)}, (64, 64), "judge"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:no held-out reward")
 def test_the_judge_watches_where_it_can(tmp_path, changes, size, expected):
     watched = Rewards.of(RewardConfig(out=tmp_path, **changes), size).watched
     assert (None if watched is None else watched.reward) == expected
+
+
+def test_a_judge_that_cannot_watch_says_why(tmp_path):
+    with pytest.warns(InputWarning, match="no held-out reward: the judge cannot watch, as 'blue dots' names 0 objects"):
+        Rewards.of(RewardConfig(out=tmp_path, prompts=("cat", "blue dots")), (64, 64))
 
 
 def test_every_prompt_and_size_of_batch_that_is_to_come_is_tried_once():

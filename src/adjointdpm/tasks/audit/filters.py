@@ -10,7 +10,8 @@ question is whether it still does after the noise has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInput, NonFinite, NotDifferentiable
+from adjointdpm.losses.users import blamed, trial
 from adjointdpm.tasks.audit.adapters import module_in
 from adjointdpm.tasks.audit.responsible import local_only
 from adjointdpm.tasks.audit.safety import DIGITS, SafetyScores, clip_input
-from adjointdpm.tasks.audit.stops import check_gradient, tried
+from adjointdpm.tasks.audit.stops import check_gradient
 
 __all__ = ["EmbeddingFilter", "Filter", "FilterUnderAudit", "SafetyCheckerFilter", "Scores"]
 
@@ -171,7 +173,7 @@ class FilterUnderAudit:
         return tuple(getattr(self.filter, "names", None) or (f"concept {k}" for k in range(self.count)))
 
     def scores(self, images: Tensor) -> Scores:
-        with local_only(self.name):
+        with self._running(images):
             found: Scores = self.filter.scores(images)
         self._check(found, len(images))
         if not bool(torch.isfinite(found.concepts.detach()).all()):
@@ -180,10 +182,15 @@ class FilterUnderAudit:
 
     def special_scores(self, images: Tensor) -> Tensor:
         """(B, S) of what must not be probed for, with a graph: for hardening alone; S is 0 where a filter has none."""
-        with local_only(self.name):
+        with self._running(images):
             known = getattr(self.filter, "special_scores", None)
             found: Tensor = images.new_zeros(len(images), 0) if known is None else known(images)
         return found
+
+    @contextmanager
+    def _running(self, images: Tensor) -> Iterator[None]:
+        with local_only(self.name), blamed(f"{self.name} with images of shape {tuple(images.shape)}"):
+            yield
 
     def _check(self, found: Any, batch: int) -> None:
         names = ("concepts", "flagged", "special_care")
@@ -195,10 +202,11 @@ class FilterUnderAudit:
                 f"flagged ({batch}, C) and special_care ({batch},), as adjointdpm.tasks.audit.filters.Scores has them"
             )
 
+    @trial()
     def probe(self, images: Tensor) -> None:
         """Try the filter on a few images; raises as `ClassifierUnderAudit.probe`."""
         with torch.no_grad():
-            self.count = tried(self.scores, images, self.name).concepts.shape[1]
+            self.count = self.scores(images).concepts.shape[1]
         if len(self.concepts) != self.count:
             raise InvalidInput(f"{self.name} has {self.count} concepts, but {len(self.concepts)} names")
         check_gradient(lambda x: self.scores(x).concepts, lambda found: found, images, self.name)

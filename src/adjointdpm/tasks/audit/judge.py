@@ -6,21 +6,22 @@ concept); else the noise has merely made another image.  Its opinion stops no se
 
 from __future__ import annotations
 
-import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInput
+from adjointdpm.errors import InputWarning, InvalidInput
+from adjointdpm.losses.users import blamed, handed
 from adjointdpm.tasks.audit.adapters import device_of
 from adjointdpm.tasks.audit.config import Mode
 from adjointdpm.tasks.audit.outputs import tensor_of
 from adjointdpm.tasks.audit.responsible import local_only
 from adjointdpm.tasks.audit.samples import Sample, object_number
 
-__all__ = ["Judge", "embedded_judge", "no_judge", "wrapped_judge"]
+__all__ = ["Judge", "check_named", "embedded_judge", "no_judge", "wrapped_judge"]
 
 Judge = Callable[[Tensor, Sequence[Sample]], list[bool]]
 
@@ -31,7 +32,10 @@ def no_judge(images: Tensor, samples: Sequence[Sample]) -> list[bool]:
 
 
 def embedded_judge(mode: Mode) -> Judge:
-    """The embedded model's judge: the object that the prompt names, or in filter mode one of its category."""
+    """The embedded model's judge: the object that the prompt names, or in filter mode one of its category.
+
+    Of a prompt that names none it sees nothing; `check_named` says so before.
+    """
     from adjointdpm import zoo
     from adjointdpm.zoo.objects import OBJECTS
 
@@ -48,48 +52,54 @@ def embedded_judge(mode: Mode) -> Judge:
     return judge
 
 
+def check_named(samples: Sequence[Sample], mode: Mode) -> None:
+    """Warn of prompts that name no object for the embedded judge to see; raises `InvalidInput` if all of them do."""
+    prompts = list(dict.fromkeys(sample.prompt for sample in samples))
+    nameless = [k for k, prompt in enumerate(prompts) if object_number(prompt) is None]
+    which = ", ".join(str(k + 1) if mode == "filter" else repr(prompts[k]) for k in nameless)  # filter mode hides words
+    remedy = "name objects of the embedded model (adjointdpm.zoo.vocabulary() lists them), or a judge of your own"
+    if len(nameless) == len(prompts):
+        raise InvalidInput(f"no prompt names an object for the embedded judge to see, so nothing would count: {remedy}")
+    if nameless:
+        warnings.warn(
+            f"the embedded judge sees no object that these prompts name, and their images are left out: {which}; "
+            f"{remedy}",
+            InputWarning,
+            stacklevel=4,
+        )
+
+
 def wrapped_judge(judge: Any, name: str, mode: Mode, classes: int | None = None) -> Judge:
     """A network or function of images (B, 3, H, W), and maybe of prompts, as a judge.
 
     It returns (B,) bool, whether the image shows what its prompt says; or scores: (B, K) of classes as the classifier
     under audit numbers its `classes`, or in filter mode (B,) or (B, C), above 0 where the image shows the concept.
     """
-    with_prompts = _takes_prompts(judge)
+    who = f"the judge {name}"
+    arguments = handed(judge, ("images", "prompts"), who)
 
     def call(images: Tensor, samples: Sequence[Sample]) -> list[bool]:
-        with torch.no_grad(), local_only(name):
-            images = images.to(device_of(judge))
-            found = judge(images, [s.prompt for s in samples]) if with_prompts else judge(images)
+        images, prompts = images.to(device_of(judge)), [s.prompt for s in samples]
+        with torch.no_grad(), local_only(name), blamed(f"{who} with images of shape {tuple(images.shape)}"):
+            found = judge(*(images, prompts)[:arguments])
         if isinstance(found, (list, tuple)) and all(isinstance(value, bool) for value in found):
             found = torch.tensor(found)
         if isinstance(found, Tensor) and found.dtype == torch.bool:
             if found.shape != (len(samples),):
                 raise InvalidInput(
-                    f"the judge {name} returned shape {tuple(found.shape)} for {len(samples)} images; "
-                    f"expected ({len(samples)},)"
+                    f"{who} returned shape {tuple(found.shape)} for {len(samples)} images; expected ({len(samples)},)"
                 )
             return list(found.tolist())
-        scores = tensor_of(found, f"the judge {name}", len(samples))
+        scores = tensor_of(found, who, len(samples))
         if mode == "filter":
             return list((scores.reshape(len(samples), -1) > 0).any(dim=1).tolist())
         if scores.ndim != 2:
-            raise InvalidInput(f"the judge {name} returned one score an image; expected (B, K) classes, or (B,) bool")
+            raise InvalidInput(f"{who} returned one score an image; expected (B, K) classes, or (B,) bool")
         if classes is not None and scores.shape[1] != classes:
             raise InvalidInput(
-                f"the judge {name} has {scores.shape[1]} outputs, the network under audit {classes}: expected the same "
+                f"{who} has {scores.shape[1]} outputs, the network under audit {classes}: expected the same "
                 "classes in the same order, or (B,) bool"
             )
         return [seen == s.label for seen, s in zip(scores.argmax(dim=1).tolist(), samples, strict=True)]
 
     return call
-
-
-def _takes_prompts(judge: Any) -> bool:
-    """Whether its second argument is needed, or called `prompts`."""
-    try:
-        function = judge.forward if isinstance(judge, torch.nn.Module) else judge
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return False
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(places) > 1 and (places[1].default is inspect.Parameter.empty or places[1].name == "prompts")

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.losses.load import load_function
+from adjointdpm.losses.users import blamed, trial
 from adjointdpm.tasks.audit.adapters import adapted, device_of, from_folder, from_onnx, module_in
 from adjointdpm.tasks.audit.config import OutputKind
 from adjointdpm.tasks.audit.outputs import as_logits, recognise, tensor_of
 from adjointdpm.tasks.audit.responsible import local_only, refuse_address
-from adjointdpm.tasks.audit.stops import check_gradient, tried
+from adjointdpm.tasks.audit.stops import check_gradient
 
 __all__ = ["ClassifierUnderAudit", "lent", "load_object"]
 
@@ -58,10 +59,8 @@ def load_object(name: str, what: str = "network") -> Any:
         )
     found = load_function(name)
     if not isinstance(found, nn.Module) and (inspect.isclass(found) or _takes_nothing(found)):
-        try:
+        with blamed(f"making the {what} {name!r}"):
             found = found()
-        except Exception as error:  # the user's own code
-            raise InvalidInput(f"{what} {name!r} cannot be made: {type(error).__name__}: {error}") from error
     return found.eval().requires_grad_(False) if isinstance(found, nn.Module) else found
 
 
@@ -109,11 +108,13 @@ class ClassifierUnderAudit:
 
     def raw(self, images: Tensor) -> Tensor:
         """What the network returns, as a tensor."""
-        with local_only(self.name):
+        with local_only(self.name), blamed(f"{self.name} with images of shape {tuple(images.shape)}"):
             x = images
-            for _, step in self.steps:
-                x = step(x)
-            return tensor_of(self._call(x), self.name, len(images))
+            for name, step in self.steps:
+                with blamed(f"the preprocessing step {name!r}"):
+                    x = step(x)
+            found = self._call(x)
+        return tensor_of(found, self.name, len(images))
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, K), with a graph to the images where they have one."""
@@ -124,12 +125,12 @@ class ClassifierUnderAudit:
         with torch.no_grad():
             return self.logits(images).argmax(dim=1)
 
+    @trial()
     def probe(self, images: Tensor, names: Sequence[str] = ()) -> None:
         """Try the network on a few clean images before any work; sets `kind` and `classes`.
 
         Raises:
-            InvalidInput: the wrong number of outputs, or an error of the network's own.
-            NonFinite: NaN.
+            InvalidInput: the wrong number of outputs, NaN, or an error of the network's own.
             NotDifferentiable: no gradient reaches the images; names the step.
         """
         x = self._probe_steps(images)
@@ -139,10 +140,11 @@ class ClassifierUnderAudit:
         if names and len(names) != self.classes:
             raise InvalidInput(f"{self.name} has {self.classes} outputs, but classes names {len(names)}")
 
+    @trial()
     def try_out(self, images: Tensor) -> None:
         """`probe` without gradients: sets `kind` and `classes`."""
         with torch.no_grad():
-            found = tried(self.raw, images, self.name)
+            found = self.raw(images)
         if self.kind == "auto":
             self.kind = recognise(found, self.name)
         self.classes = as_logits(found, self.kind, self.name).shape[1]

@@ -33,7 +33,7 @@ class ClassPainter(AuditPainter):
 
     def _encoded(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The classes (B,), twice: there is no negative prompt."""
-        wrong = [prompt for prompt in prompts if not prompt.strip().isdigit()]
+        wrong = [prompt for prompt in prompts if not prompt.strip().isdecimal()]
         if wrong:
             raise InvalidInput(
                 f"prompt {wrong[0]!r}: {type(self.generator.pipe).__name__} is conditioned on classes; expected the "

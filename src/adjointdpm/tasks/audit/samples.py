@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.tasks.audit.config import AuditConfig
+from adjointdpm.zoo.lexicon import objects_in, spoken
 
 __all__ = ["CONTROL_PROMPTS", "PROMPTS", "Sample", "class_number", "make_samples", "object_number", "prompts_of"]
 
@@ -53,10 +54,7 @@ class Sample:
 
 def object_number(prompt: str) -> int | None:
     """The class of the embedded model's classifier that the prompt names, or None."""
-    from adjointdpm.zoo.objects import OBJECTS
-
-    names = list(OBJECTS)
-    return next((names.index(word) for word in prompt.split() if word in OBJECTS), None)
+    return next(iter(objects_in(prompt)), None)
 
 
 def prompts_of(config: AuditConfig, embedded: bool) -> tuple[str, ...]:
@@ -129,19 +127,28 @@ def _labels(
 
 def _named(prompt: str, names: Sequence[str]) -> int | None:
     """The class whose name is in the prompt, the longest if several are."""
-    found = [name for name in names if f" {name.lower()} " in f" {prompt.lower()} "]
+    said = f" {_plain(prompt)} "
+    found = [name for name in names if f" {_plain(name)} " in said]
     return list(names).index(max(found, key=len)) if found else None
 
 
+def _plain(text: str) -> str:
+    """In small letters, without punctuation."""
+    return " ".join(spoken(text))
+
+
 def class_number(label: int | str, classes: int, names: Sequence[str], what: str = "target_class") -> int:
-    """A class by number or name; raises `InvalidInput` saying what there is."""
-    text = str(label).strip()
-    if isinstance(label, str) and not text.lstrip("-").isdigit():
-        if text in names:
-            return list(names).index(text)
-        known = f"; known: {', '.join(list(names)[:12])}…" if names else "; no names are known, give its number"
-        raise InvalidInput(f"{what} {label!r} is not the name of a class{known}")
-    number = int(text)
+    """A class by number or name, whatever its case and punctuation; raises `InvalidInput` saying what there is."""
+    numbers = f"a number from 0 to {classes - 1}"
+    try:
+        number = int(label)
+    except ValueError:
+        alike = [name for name in names if name == label] or [n for n in names if _plain(n) == _plain(str(label))]
+        if len(alike) == 1:
+            return list(names).index(alike[0])
+        first = ", ".join(list(names)[:12]) + (", …" if len(names) > 12 else "")
+        expected = f"the name of a class ({first}) or {numbers}" if names else f"{numbers}; no names are known here"
+        raise InvalidInput(f"{what} {label!r} is no class: expected {expected}") from None
     if not 0 <= number < classes:
-        raise InvalidInput(f"{what} {number} is out of range: the network has the classes 0 to {classes - 1}")
+        raise InvalidInput(f"{what} {number} is out of range: expected {numbers}")
     return number

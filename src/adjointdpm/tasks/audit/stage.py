@@ -17,12 +17,13 @@ from torch import Tensor
 
 from adjointdpm.errors import InputWarning, InvalidInput, NotDifferentiable
 from adjointdpm.losses.load import load_function
+from adjointdpm.losses.users import trial
 from adjointdpm.tasks.audit.adapters import module_in
 from adjointdpm.tasks.audit.bench import Bench
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.filters import FilterUnderAudit
 from adjointdpm.tasks.audit.food import food_filter
-from adjointdpm.tasks.audit.judge import Judge, embedded_judge, no_judge, wrapped_judge
+from adjointdpm.tasks.audit.judge import Judge, check_named, embedded_judge, no_judge, wrapped_judge
 from adjointdpm.tasks.audit.losses import enough_classes
 from adjointdpm.tasks.audit.network import ClassifierUnderAudit, lent
 from adjointdpm.tasks.audit.parties import Parties
@@ -148,9 +149,9 @@ def set_stage(config: AuditConfig, generator: Any, parties: Parties, borrowed: E
     else:
         network.probe(probes)
         subject = FilterSubject(network)
-    judge, judged = _judge(config, parties, classes or None)
     objects = parties.embedded
     samples = make_samples(config, prompts, classes, names, objects)
+    judge, judged = _judge(config, parties, classes or None, samples, probes)
     after = config.seed + len(samples)
     held_out = make_samples(config, prompts, classes, names, objects, after, config.held_out_noises)
     controls = _controls(config, embedded, after + len(held_out))
@@ -206,12 +207,19 @@ def _transfer(parties: Parties, audited: ClassifierUnderAudit, probes: Tensor) -
     return networks
 
 
-def _judge(config: AuditConfig, parties: Parties, classes: int | None) -> tuple[Judge, bool]:
+def _judge(
+    config: AuditConfig, parties: Parties, classes: int | None, samples: Sequence[Sample], probes: Tensor
+) -> tuple[Judge, bool]:
+    """The judge, tried on the clean images of the first samples, and whether there is one."""
     party = parties.judge
     if party is not None:
         if party.network is None:
+            check_named(samples, config.mode)
             return embedded_judge(config.mode), True
-        return wrapped_judge(party.network, party.name, config.mode, classes), True
+        judge = wrapped_judge(party.network, party.name, config.mode, classes)
+        with trial():
+            judge(probes.cpu(), samples[: len(probes)])
+        return judge, True
     warnings.warn(
         "no judge: every change of the verdict counts, also where the image no longer shows its class; name one with "
         "judge",

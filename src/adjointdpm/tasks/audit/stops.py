@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from adjointdpm.errors import InvalidInput, NotDifferentiable
+from adjointdpm.errors import NotDifferentiable
+from adjointdpm.losses.users import blamed
 
-__all__ = ["Stop", "check_gradient", "find_stop", "tried"]
+__all__ = ["Stop", "check_gradient", "find_stop"]
 
 FLAT = ("round", "floor", "ceil", "trunc", "sign", "heaviside", "fix", "floor_divide", "bucketize", "quantize")
 ZERO = "has a gradient of zero everywhere"
@@ -123,22 +124,10 @@ def find_stop(network: Callable[[Tensor], Any], images: Tensor, zero: bool) -> S
     return next(iter(wanted or found), None)
 
 
-def tried(call: Callable[[Tensor], Any], images: Tensor, name: str) -> Any:
-    """`call(images)`; an error of the code's own is raised as `InvalidInput` naming it."""
-    try:
-        return call(images)
-    except (InvalidInput, NotDifferentiable, ArithmeticError):
-        raise
-    except Exception as error:
-        raise InvalidInput(
-            f"{name} fails on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}"
-        ) from error
-
-
 def check_gradient(
     network: Callable[[Tensor], Any], outputs: Callable[[Any], Tensor], images: Tensor, name: str
 ) -> None:
-    """Raise `NotDifferentiable` naming the step, unless a gradient reaches every image.
+    """Raise `NotDifferentiable` naming the step, unless a gradient reaches every image; errors as `blamed`.
 
     Args:
         network: takes images (B, 3, H, W).
@@ -147,25 +136,14 @@ def check_gradient(
         name: of the network, for messages.
     """
     probe = images.detach().clone().requires_grad_()
-    try:
-        with torch.enable_grad():
-            found = outputs(network(probe))
-    except (InvalidInput, ArithmeticError):
-        raise
-    except Exception as error:  # numpy() and PIL refuse tensors with a gradient; anything else is the network's own
-        frame = next(
-            (f for f in reversed(traceback.extract_tb(error.__traceback__)) if not any(p in f.filename for p in OURS)),
-            None,
-        )
-        where = "" if frame is None else f" at {frame.filename.rpartition('/')[2]}:{frame.lineno} ({frame.line})"
-        if "requires grad" in str(error):
-            raise NotDifferentiable(f"{name}: the step{where} leaves torch, so no gradient can be taken") from error
-        raise InvalidInput(f"{name} fails{where}: {type(error).__name__}: {error}") from error
+    with torch.enable_grad(), blamed(name):
+        found = outputs(network(probe))
     if not found.requires_grad:
         raise NotDifferentiable(f"{name} has no gradient: {_which(network, images, zero=False)}")
     # a weight that differs between the outputs: the sum of probabilities would be constant
     weights = torch.linspace(1, 2, found[0].numel(), dtype=found.dtype, device=found.device).reshape(found[0].shape)
-    (gradient,) = torch.autograd.grad((found * weights).sum(), probe, allow_unused=True)
+    with blamed(f"the backward of {name}"):
+        (gradient,) = torch.autograd.grad((found * weights).sum(), probe, allow_unused=True)
     if gradient is None:
         raise NotDifferentiable(f"{name} does not depend on the images: {_which(network, images, zero=False)}")
     if not bool(torch.isfinite(gradient).all()):

@@ -24,19 +24,18 @@ class EmbeddedRecogniser:
     """Cross-entropy of the prompt's object under `network`, which returns scores with `objects` (B, n)."""
 
     def __init__(self, network: Callable[[Tensor], Any], prompts: Sequence[str]) -> None:
-        from adjointdpm.zoo.objects import OBJECTS
+        from adjointdpm.zoo.lexicon import objects_in
 
-        names = list(OBJECTS)
         self.network = network
         self.label: dict[str, int] = {}
         for prompt in prompts:
-            known = [word for word in prompt.split() if word in OBJECTS]
+            known = objects_in(prompt)
             if not known:
                 raise InvalidInput(
                     f"recogniser 'embedded' knows no object in the prompt {prompt!r}; "
                     "leave the recogniser out, or give 'module:function'"
                 )
-            self.label[prompt] = names.index(known[0])
+            self.label[prompt] = known[0]
 
     def _logits(self, image: Tensor) -> Tensor:
         if image.shape[-2:] != (SIDE, SIDE):

@@ -21,6 +21,7 @@ from torch import Tensor
 from adjointdpm.errors import InvalidInput, NotDifferentiable
 from adjointdpm.losses.load import load_function
 from adjointdpm.losses.perceptual import FeatureExtractor
+from adjointdpm.losses.users import blamed, handed
 from adjointdpm.tasks.networks import fit_for
 
 __all__ = ["NAMES", "Border", "Features", "Saliency", "border_plane", "check_saliency", "load_saliency"]
@@ -125,8 +126,21 @@ def load_saliency(name: str, network: Callable[[], FeatureExtractor] | None = No
             raise InvalidInput("the saliency 'features' needs a network with features; none was given")
         return Features(network())
     if ":" in name:
-        return load_function(name)
+        return _users(name)
     raise InvalidInput(f"no saliency {name!r}; expected {', '.join(NAMES)}, 'module:function' or 'file.py:function'")
+
+
+def _users(name: str) -> Saliency:
+    who = f"the saliency {name!r}"
+    function = load_function(name)
+    handed(function, ("image",), who)
+
+    def saliency(image: Tensor) -> Tensor:
+        with blamed(who):
+            mask: Tensor = function(image)
+        return mask
+
+    return saliency
 
 
 def check_saliency(saliency: Saliency, image: Tensor) -> None:
@@ -141,7 +155,9 @@ def check_saliency(saliency: Saliency, image: Tensor) -> None:
     low, high = float(mask.detach().min()), float(mask.detach().max())
     if not (low >= -1e-4 and high <= 1 + 1e-4):  # NaN fails too
         raise InvalidInput(f"the saliency's values run from {low:g} to {high:g}; expected a mask within 0 and 1")
-    if not mask.requires_grad or not bool(torch.autograd.grad(mask.sum(), probe)[0].any()):
+    with blamed("the backward of the saliency"):
+        gradient = torch.autograd.grad(mask.sum(), probe, allow_unused=True)[0] if mask.requires_grad else None
+    if gradient is None or not bool(gradient.any()):
         raise NotDifferentiable(
             "the saliency has no gradient: a threshold, an argmax or a detach lies between image and mask; "
             "return probabilities instead"

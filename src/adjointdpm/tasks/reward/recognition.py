@@ -53,11 +53,9 @@ class Recognised:
 
 def named_in(text: str) -> tuple[int, int | None]:
     """The class numbers of the object and the style that a text names; `InvalidInput` unless it names one object."""
-    from adjointdpm.zoo.lexicon import STYLES
-    from adjointdpm.zoo.objects import OBJECTS
+    from adjointdpm.zoo.lexicon import STYLES, objects_in, spoken
 
-    words = text.split()
-    things = [k for k, name in enumerate(OBJECTS) if name in words]
+    words, things = spoken(text), objects_in(text)
     styles = [k for k, name in enumerate(STYLES) if name in words]
     if len(things) != 1 or len(styles) > 1:
         raise InvalidInput(

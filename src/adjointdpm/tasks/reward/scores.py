@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,8 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInput
+from adjointdpm.errors import InputWarning, InvalidInput
 from adjointdpm.losses.rewards import Reward, Term, check_reward, check_scores, load_reward, read_term
+from adjointdpm.losses.users import trial
 from adjointdpm.tasks.reward.config import RewardConfig
 from adjointdpm.tasks.reward.recognition import MAKERS, SIZE, named_in
 
@@ -89,6 +91,7 @@ class Rewards:
         functions = [load_reward(term, MAKERS) for term in terms]
         return cls(terms, functions, watched, None if watched is None else load_reward(watched, MAKERS))
 
+    @trial()
     def try_out(self, images: Tensor, prompts: Sequence[str], later: Iterable[Sequence[str]] = ()) -> None:
         """Call each on (B, 3, H, W), and on one of them under the prompts of batches that are to come `later`.
 
@@ -154,6 +157,7 @@ def _judge_for(config: RewardConfig, size: tuple[int, int]) -> Term | None:
     try:
         for prompt, _ in (*config.pairs, *config.unseen):
             named_in(prompt)
-    except InvalidInput:
+    except InvalidInput as error:
+        warnings.warn(f"no held-out reward: the judge cannot watch, as {error}", InputWarning, stacklevel=2)
         return None
     return read_term("judge")

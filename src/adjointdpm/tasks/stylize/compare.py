@@ -64,7 +64,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same prompts and noises before and after; `gram` by network, `recognised` None where nobody can say."""
+    """The same prompts and noises before and after; `gram` by network.
+
+    `recognised` holds the images whose prompt names an object, and is None where nobody knows the model's objects.
+    """
 
     title: str
     pairs: Sequence[Pair]
@@ -92,18 +95,23 @@ class Comparison:
             name: change(lambda images, target=target: distances(target, images))  # type: ignore[misc]
             for name, target in meters.items()
         }
-        seen = None if judge is None else change(lambda images: judge(images, prompts).float().tolist())
+        seen = None
+        if judge is not None:
+            seen = change(lambda images: [float(yes) for yes in judge(images, prompts) if yes is not None])
         return cls(title, pairs, before, after, gram, seen)
 
     def figures(self) -> dict[str, Any]:
-        """For the record: by network the mean distance before and after and the drop; the share recognised."""
+        """For the record: by network the mean distance before and after and the drop; the share recognised of images
+        whose prompts name an object, and how many these are."""
         found: dict[str, Any] = {"images": len(self.pairs)}
         found["gram"] = {
             name: {"before": change.means[0], "after": change.means[1], "drop": change.drop}
             for name, change in self.gram.items()
         }
         if self.recognised is not None:
-            found["recognised"] = dict(zip(("before", "after"), self.recognised.means, strict=True))
+            count = len(self.recognised.before)
+            before, after = self.recognised.means if count else (None, None)
+            found["recognised"] = {"images": count, "before": before, "after": after}
         return found
 
     def grid(self, most: int) -> tuple[list[str], list[list[Any]], list[str]]:

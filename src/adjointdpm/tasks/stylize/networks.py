@@ -17,7 +17,8 @@ from adjointdpm.tasks.stylize.config import AUTO, NONE, StylizeConfig
 
 __all__ = ["Networks", "is_embedded", "object_judge", "wide"]
 
-Recognised = Callable[[Tensor, Sequence[str]], Tensor]  # images (B, 3, H, W), prompts -> (B,) bool
+#: Images (B, 3, H, W) and prompts -> of each image whether it shows the prompt's object; None for prompts of none.
+Recognised = Callable[[Tensor, Sequence[str]], "list[bool | None]"]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -44,17 +45,18 @@ def object_judge(pipe: Any) -> Recognised | None:
     if not is_embedded(pipe):
         return None
     from adjointdpm import zoo
+    from adjointdpm.zoo.lexicon import objects_in
     from adjointdpm.zoo.measure import object_recognised
-    from adjointdpm.zoo.objects import OBJECTS
 
     judge = zoo.judge()
 
-    def recognised(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        named = [any(word in OBJECTS for word in prompt.split()) for prompt in prompts]
-        found = torch.zeros(len(prompts), dtype=torch.bool)
-        known = [i for i, yes in enumerate(named) if yes]
+    def recognised(images: Tensor, prompts: Sequence[str]) -> list[bool | None]:
+        found: list[bool | None] = [None] * len(prompts)
+        known = [i for i, prompt in enumerate(prompts) if objects_in(prompt)]
         if known:
-            found[known] = object_recognised(images[known], [prompts[i] for i in known], judge)
+            seen = object_recognised(images[known], [prompts[i] for i in known], judge).tolist()
+            for i, yes in zip(known, seen, strict=True):
+                found[i] = yes
         return found
 
     return recognised

@@ -134,7 +134,9 @@ class Outcome:
         for comparison in self.comparisons:
             cells = [f"{g.means[0]:.3g} → {g.means[1]:.3g} ({percent(-g.drop)})" for g in comparison.gram.values()]
             if comparison.recognised is not None:
-                cells.append(" → ".join(percent(share) for share in comparison.recognised.means))
+                count = len(comparison.recognised.before)
+                share = " → ".join(percent(share) for share in comparison.recognised.means) if count else "–"
+                cells.append(share if count == len(comparison.pairs) else f"{share} (of {count})")
             rows.append([comparison.title, str(len(comparison.pairs)), *cells])
         return Table(header, rows, "Means over the images, before → after.")
 
@@ -203,7 +205,11 @@ def _sentence(comparison: Comparison, network: str) -> str:
         if change.drop >= 0
         else f"On {comparison.title} the Gram distance in {network} rises by {percent(-change.drop)}"
     )
-    if comparison.recognised is not None:
-        before, after = comparison.recognised.means
-        text += f"; the object is recognised in {percent(after)} of the images, {percent(before)} before"
-    return text + "."
+    if comparison.recognised is None:
+        return text + "."
+    count = len(comparison.recognised.before)
+    if count == 0:
+        return text + "; no prompt names an object that the judge knows."
+    before, after = comparison.recognised.means
+    which = "images" if count == len(comparison.pairs) else f"{count} images whose prompt names one"
+    return text + f"; the object is recognised in {percent(after)} of the {which}, {percent(before)} before."

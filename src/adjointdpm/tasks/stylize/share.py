@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from adjointdpm.errors import NonFinite
+from adjointdpm.errors import AdjointDPMError, NonFinite
 from adjointdpm.tasks.team import Team
 
 __all__ = ["in_step"]
@@ -14,15 +14,15 @@ T = TypeVar("T")
 
 
 def in_step(team: Team, part: Callable[[], T]) -> T:
-    """`part()`; what one process finds not finite is raised in each, so that none waits for a message that never comes.
+    """`part()`; if it fails in one process, each raises, so that none waits for a message that never comes.
 
     Needed wherever the processes exchange something afterwards.
     """
-    failure: NonFinite | None = None
+    failure: AdjointDPMError | None = None
     try:
         found = part()
-    except NonFinite as error:
+    except AdjointDPMError as error:
         failure = error
     if team.agree(failure is not None):
-        raise failure or NonFinite("another process found a value that is not finite")
+        raise failure or NonFinite("another process failed, or found a value that is not finite")
     return found
