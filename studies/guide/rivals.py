@@ -60,7 +60,7 @@ def best_of_n(
 
 def one_step(config: GuideConfig, generator: Any, out: Path, budget: int) -> Picked:
     """The same task with the gradient of one network call for the whole chain (`gradient="one_step"`), more updates."""
-    start = config.candidates * (1 + len(config.blend)) * config.steps
+    start = config.candidates * (1 + len(config.blend or ())) * config.steps
     updates = (budget - start) // (config.steps + 2)  # the sampler, one call with a graph, its VJP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericalWarning)  # that it is biased is the point

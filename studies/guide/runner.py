@@ -115,12 +115,15 @@ def _measure(
 
 def _start(question: Question, plan: Plan) -> dict[str, Any]:
     """Starting noises, each with one of the question's wordings, some with a guess blended in; moved ones are of no use
-    to this model.
+    to this model.  A mask is asked for without a guess and a collage.
     """
     phrases = tuple(phrase for phrase in question.phrases if phrase != "{prompt}")
-    guessed = {name for name, _ in question.wish} & {"box", "image", "low_resolution"}
-    blend = {"blend": BLEND} if guessed else {}
-    return {"phrases": phrases, "candidates": max(plan.candidates, 1 + len(phrases)), "move_noise": False, **blend}
+    wishes = {name for name, _ in question.wish}
+    found: dict[str, Any] = {"phrases": phrases, "candidates": max(plan.candidates, 1 + len(phrases))}
+    found |= {"move_noise": False, "blend": BLEND if wishes & {"box", "image", "low_resolution"} else ()}
+    if "mask" in wishes:
+        found["weights"] = {"recogniser": 0.3, "collage": 0.0}
+    return found
 
 
 def _losses(config: GuideConfig, plain: Tensor) -> Callable[[Tensor, int], Tensor]:

@@ -25,7 +25,7 @@ from adjointdpm.cli.guide import FLAGS, edges
 from adjointdpm.errors import InvalidInput
 from adjointdpm.tasks.guide.config import GuideConfig
 
-QUICK = ("--steps", 2, "--updates", 2, "--seed", 0)
+QUICK = ("--steps", 2, "--updates", 2, "--seed", 0, "--candidates", 1, "--optimise", "noise")
 
 
 @pytest.fixture
@@ -93,12 +93,13 @@ def test_the_command_in_the_report_repeats_the_run(guide: Callable[..., Any], cl
         (["red", "--box", "0,0,8,99"], ["reaches out of the image of 16 x 16"]),
         (["red", "--mask", "nowhere.png"], ["nowhere.png cannot be read"]),
         (["red", "--box", "0,0,8,8", "--weight", "bx=1"], ["--weight", "no term 'bx'"]),
-        (["red", "--box", "0,0,8,8", "--weight", "box"], ["NAME=VALUE"]),
+        (["red", "--box", "0,0,8,8", "--weight", "box"], ["--weight: 'box' is not NAME=VALUE"]),
+        (["red", "--box", "0,0,8,8", "--weight", "box=-1"], ["--weight", "box=-1: expected a number, 0 or more"]),
         (["red", "--color", "reddish"], ["--color 'reddish'"]),
         (["red", "--size", "1.5"], ["--size 1.5", "less than 1"]),
         (["red", "--size", "nan"], ["nan"]),
         (["red", "--symmetry", "round"], ["--symmetry 'round'", "left-right"]),
-        (["red", "--image", "x.png"], ["image needs keep"]),
+        (["red", "--image", "x.png"], ["--image needs --keep"]),
         (["red", "--box", "0,0,8,8", "--lr", "-1"], ["--lr -1.0", "greater than 0"]),
         (["red", "--box", "0,0,8,8", "--optimise", "all"], ["--optimise 'all'"]),
         (["red", "--box", "0,0,8,8", "--seed", "1", "--seed", "1"], ["given twice"]),

@@ -111,3 +111,16 @@ def test_what_cannot_be_stored_is_named():
         pack({"a": [{1, 2}]})
     with pytest.raises(InvalidInput, match="lacks"):
         unpack({"$": "tensor", "key": "gone"}, {})
+
+
+def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
+    tensors = {"a": torch.arange(3), "b": torch.zeros(2, 2, dtype=torch.float16)}
+    words = {"steps": "10", "solver": "ab4", "guidance": "3", "form": "räw", "spacing": "uniform"}
+    files = [
+        save_tensors(tmp_path / f"{k}.safetensors", tensors, dict(sorted(words.items(), reverse=k % 2 == 0)))
+        for k in range(8)
+    ]
+    assert len({file.read_bytes() for file in files}) == 1
+    found, kept = load_tensors(files[0])
+    assert kept == words
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())

@@ -31,13 +31,16 @@ def seed_range(value: int) -> int:
     return value
 
 
-def key_values(pairs: list[str] | None) -> dict[str, Any] | None:
-    """`["angle=30", "mode=soft"]` as a dictionary; values are read as JSON where they are JSON, else as text."""
+def key_values(pairs: list[str] | None, option: str | None = None) -> dict[str, Any] | None:
+    """`["angle=30", "mode=soft"]` as a dictionary; values are read as JSON where they are JSON, else as text.
+
+    `option` is named if a pair is none.
+    """
     found: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not (name and equals):
-            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE")
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint=option)
         try:
             found[name] = json.loads(value)
         except json.JSONDecodeError:

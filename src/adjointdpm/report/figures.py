@@ -52,6 +52,8 @@ def curves(
 
     `log` draws a panel's values on a logarithmic axis where all of them are positive.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure(3.6 * len(panels) if len(panels) > 1 else 5.4, height, len(panels))
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         for color, (name, values) in zip(COLORS, lines.items(), strict=False):
@@ -63,6 +65,7 @@ def curves(
         if len(lines) > 1:
             ax.legend(frameon=False, fontsize=8.5, labelcolor=INK)
         ax.set_xlabel(x_label, fontsize=9, color=MUTED)
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         _title(ax, title)
     return _png(figure)
 

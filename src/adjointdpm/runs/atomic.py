@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -86,11 +87,26 @@ def _sync_folder(folder: Path) -> None:
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
-    """Write named tensors (any shape and dtype; copied to CPU, contiguous) as one safetensors file, atomically."""
+    """Write named tensors (any shape and dtype; copied to CPU, contiguous) as one safetensors file, atomically.
+
+    The same tensors and metadata give the same bytes.
+    """
     from safetensors.torch import save
 
     flat = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
-    return atomic_write(path, save(flat, metadata=dict(metadata) if metadata else None))
+    if not metadata:
+        return atomic_write(path, save(flat))
+    return atomic_write(path, _in_order(save(flat, metadata=dict(metadata))))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with the keys of its metadata sorted: the library writes them in an order by chance."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors behind it stay aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:

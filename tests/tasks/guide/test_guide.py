@@ -18,7 +18,7 @@ from adjointdpm.pipelines import differentiable
 from adjointdpm.pipelines.autoencode import encode
 from adjointdpm.runs import OutputError, RunFolder, load_checkpoint, load_tensors, read_jsonl
 from adjointdpm.tasks.guide.config import GuideConfig
-from adjointdpm.tasks.guide.guess import blended, guess_of
+from adjointdpm.tasks.guide.guess import blended, check_blend, guess_of
 from adjointdpm.tasks.guide.objective import Objective
 from adjointdpm.tasks.guide.objectives import collage
 from adjointdpm.tasks.guide.run import guide_images
@@ -37,6 +37,7 @@ def gen():
 
 def settings(folder, **changes):
     base = {"out": folder / "run", "prompts": ("red apple",), "seeds": (1, 2), "updates": 4, "steps": 2}
+    base |= {"optimise": "noise", "candidates": 1, "blend": (), "lr": 0.05, "embedding_lr": 0.02}
     base |= {"low_resolution": small_picture(folder)} if not set(changes) & set(WISHES) else {}
     return GuideConfig(**base | changes)
 
@@ -79,7 +80,7 @@ def test_it_guides_reports_and_leaves_the_pipeline_alone(gen, tmp_path):
     assert all(c["loss"][1] < c["loss"][0] for c in cases)
     assert record["results"]["vjps"] > 0
     page = result.report_path.read_text()
-    assert page.count('class="pixels"') == 3 * 4
+    assert page.count('class="pixels"') == 3 * 4 + 1  # and the small picture
     assert "Likeness to the small image" in page
     for case in cases:
         with Image.open(result.folder / case["image"]) as picture:
@@ -249,10 +250,18 @@ def test_every_wish_at_once(gen, tmp_path):
         updates=2,
     )
     result = guide_images(config, gen)
-    names = {"mask", "size", "color", "symmetry", "image", "sketch", "low_resolution", "objective"}
+    names = {"mask", "collage", "size", "color", "symmetry", "image", "sketch", "low_resolution", "objective"}
     assert set(result.readings[0]) == names
     page = result.report_path.read_text()
-    for text in ("wanted: 30 %", "overlap of the object with the mask".capitalize(), "what is kept".capitalize()):
+    assert page.count('class="pixels"') == 3 * 2 + 5  # a mask, an image and what is kept of it, a sketch, a small one
+    assert "the object in the mask, the object on 30 % of the picture" in page
+    for text in (
+        "What was given.",
+        "what is kept of it",
+        "wanted: 30 %",
+        "overlap of the object with the mask".capitalize(),
+        "what is kept".capitalize(),
+    ):
         assert text in page
 
 
@@ -284,7 +293,7 @@ def three(a, b, c): return a
     [
         ({"objective": "OWN:levels"}, NotDifferentiable, "'objective'.*zero: a constant, a rounding"),
         ({"objective": "OWN:constant"}, NotDifferentiable, "'objective'.*is zero"),
-        ({"objective": "OWN:each"}, InvalidInput, r"returned \(2, 3, 16, 16\); expected \(2,\)"),
+        ({"objective": "OWN:each"}, InvalidInput, r"returned \(1, 3, 16, 16\); expected \(1,\)"),
         ({"objective": "OWN:three"}, InvalidInput, "takes 3 arguments"),
         ({"objective": "OWN:absent"}, InvalidInput, "has no function 'absent'"),
         ({"objective": "colourful"}, InvalidInput, "no objective 'colourful'"),
@@ -358,7 +367,7 @@ def test_candidates_take_turns_with_phrases_and_the_chosen_wording_is_what_is_sa
     ("changes", "message"),
     [
         ({"phrases": ("at left",), "candidates": 3}, "does not hold {prompt}"),
-        ({"phrases": ("{prompt} at left",)}, "candidates is 1: expected at least 2"),
+        ({"phrases": ("{prompt} at left",), "candidates": 1}, r"candidates`? is 1: expected at least 2"),
     ],
 )
 def test_phrases_that_cannot_be_tried_are_refused(tmp_path, changes, message):
@@ -385,7 +394,7 @@ def test_several_starts_are_optimised_and_the_best_result_of_each_case_is_kept(g
     assert torch.equal(again.images, both.images)
     for kind in ("network_calls", "recomputations", "vjps"):
         assert again.record["results"][kind] == both.record["results"][kind] > 0
-    with pytest.raises(ValueError, match="starts is 4: expected at most the number of candidates, 3"):
+    with pytest.raises(ValueError, match=r"starts`? is 4: expected at most the number of candidates, 3"):
         settings(tmp_path, **common | {"starts": 4})
 
 
@@ -423,4 +432,4 @@ def test_a_guess_lays_the_kept_part_over_and_enlarges_the_small_picture(gen, tmp
     latents = guess_of(config, Painter(gen, config), Border(), (16, 16))(picture)
     assert torch.equal(latents, guess_of(config, Painter(gen, config), Border(), (16, 16))(1 - picture))
     with pytest.raises(InvalidInput, match="blend needs a wish that says what the picture looks like"):
-        guess_of(settings(tmp_path, symmetry="both", blend=(0.5,)), Painter(gen, config), Border(), (16, 16))
+        check_blend(settings(tmp_path, symmetry="both", blend=(0.5,)), Painter(gen, config), (16, 16))

@@ -24,7 +24,7 @@ def half(dtype=np.uint8):
     return values
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
 def test_a_mask_is_white_where_it_holds(tmp_path, mode):
     mask = read_mask(picture(tmp_path / "mask.png", half(), mode), SIZE)
     assert mask.shape == SIZE
@@ -41,7 +41,7 @@ def test_masks_that_say_nothing(tmp_path):
     for name, values, words in (
         ("empty", 0 * half(), "is empty: it has no white pixel"),
         ("full", 0 * half() + 255, "is white all over"),
-        ("soft", half() // 2, r"is not black and white: 50 % of its pixels are gray"),
+        ("soft", half() // 2, "is not black and white: 192 of its 384 pixels are gray"),
         ("wrong", np.zeros((8, 8)), "is 8 x 8, the model's image 24 x 16: resize it"),
         ("turned", half().T, "is 16 x 24, the model's image 24 x 16"),
     ):
@@ -52,7 +52,7 @@ def test_masks_that_say_nothing(tmp_path):
         read_mask(tmp_path / "soft.jpg", SIZE)
     clear = np.dstack([half()] * 4)
     Image.fromarray(clear).save(tmp_path / "clear.png")
-    with pytest.raises(InvalidInput, match="has mode RGBA; expected a black and white picture without transparency"):
+    with pytest.raises(InvalidInput, match="is transparent in 192 of its 384 pixels: expected black and white"):
         read_mask(tmp_path / "clear.png", SIZE)
 
 
@@ -146,12 +146,15 @@ def settings(**changes):
         ({"size": 1.0}, "less than 1"),
         ({"color": "reddish"}, "unknown color specifier: 'reddish'"),
         ({"symmetry": "round"}, "left-right, top-bottom, both, half-turn"),
-        ({"image": "a.png"}, "image needs keep"),
+        ({"image": "a.png"}, "`image` needs `keep` (a mask)"),
         ({"image": "a.png", "keep": "b.png", "keep_box": (0, 0, 1, 1)}, "and not both"),
         ({"keep": "b.png"}, "no image is given"),
         ({"mask": "b.png"}, "give one of them"),
         ({"weights": {"bx": 1}}, "no term 'bx'; the terms are box, mask"),
-        ({"weights": {"box": -1}}, "greater than or equal to 0"),
+        ({"weights": {"box": -1}}, "box=-1: expected a number, 0 or more"),
+        ({"weights": {"box": "a"}}, "box=a: expected a number, 0 or more"),
+        ({"weights": {"box": float("nan")}}, "box=nan: expected a number, 0 or more"),
+        ({"weights": 3}, "valid dictionary"),
         ({"weights": {"box": 0, "collage": 0}}, "weight 0"),
         ({"lr": 0}, "greater than 0"),
         ({"typicality": float("inf")}, "finite number"),
@@ -177,6 +180,10 @@ def test_cases_weights_and_titles():
     assert "out" not in config.identity()
 
 
-def test_no_recogniser_is_none():
+def test_nothing_blended_and_no_other_wording_are_said_by_0_and_by_the_prompt_alone():
     config = {"out": "run", "prompts": ("apple",), "size": 0.3}
-    assert GuideConfig(**config, recogniser="none") == GuideConfig(**config)
+    assert (GuideConfig(**config).blend, GuideConfig(**config).phrases) == (None, None)
+    said = GuideConfig(**config, blend=(0, 0.5), phrases=("{prompt}", "small {prompt}"))
+    assert (said.blend, said.phrases) == ((0.5,), ("small {prompt}",))
+    none = GuideConfig(**config, blend=(0,), phrases=("{prompt}",), candidates=1)
+    assert (none.blend, none.phrases) == ((), ())

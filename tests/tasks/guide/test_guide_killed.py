@@ -26,6 +26,8 @@ def test_killed_twice_and_resumed_gives_the_same_bits(tmp_path):
     for file in ("0000-cat-seed0", "0001-red-apple-seed0"):
         whole, cut = (load_tensors(tmp_path / n / f"{file}.noise.safetensors")[0]["latents"] for n in ("whole", "cut"))
         assert torch.equal(whole, cut)
+        first, second = ((tmp_path / n / f"{file}.noise.safetensors").read_bytes() for n in ("whole", "cut"))
+        assert first == second
     losses = [[row["loss"] for row in read_jsonl(tmp_path / name / "log.jsonl")] for name in ("whole", "cut")]
     assert len(losses[0]) == 9
     assert losses[0] == losses[1]

@@ -94,7 +94,8 @@ def guide(
         str | None,
         typer.Option(
             "--recogniser",
-            help="Keep the object recognised: embedded (its classifier), none, module:function.",
+            help="Keep the object recognised: embedded (that model's classifier), none, module:function "
+            "(default: embedded with the embedded model, for objects it knows).",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -110,12 +111,19 @@ def guide(
     ] = None,
     optimise: Annotated[
         str | None,
-        typer.Option("--optimise", help="noise, embedding or both (default: noise).", rich_help_panel=HOW),
+        typer.Option(
+            "--optimise",
+            help="noise, embedding or both (default: both where the model takes a changed embedding).",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     candidates: Annotated[
         int | None,
         typer.Option(
-            "--candidates", min=1, help="Noises tried first for each seed; the best is optimised.", rich_help_panel=HOW
+            "--candidates",
+            min=1,
+            help="Noises tried first for each seed; the best is optimised (default: 6).",
+            rich_help_panel=HOW,
         ),
     ] = None,
     starts: Annotated[
@@ -132,7 +140,8 @@ def guide(
         typer.Option(
             "--phrase",
             metavar="TEXT",
-            help="Wording that candidates take turns with, such as '{prompt} at left' (repeatable).",
+            help="Wording that candidates take turns with, such as '{prompt} at left' (repeatable; '{prompt}' alone: "
+            "none) (default: the embedded model's words for the place).",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -148,18 +157,25 @@ def guide(
         list[float] | None,
         typer.Option(
             "--blend",
-            help="Amount of a guess of the picture to try in each noise, such as 0.5 (repeatable).",
+            help="Amount of a guess of the picture to try in each noise (repeatable; 0: none) (default: 0.4 0.8 where "
+            "box, mask, image or low-res says what it looks like).",
             rich_help_panel=HOW,
         ),
     ] = None,
-    updates: Annotated[int | None, typer.Option("--updates", min=1, help="AdamW steps.", rich_help_panel=HOW)] = None,
+    updates: Annotated[
+        int | None, typer.Option("--updates", min=1, help="AdamW steps (default: 50).", rich_help_panel=HOW)
+    ] = None,
     lr: Annotated[
         float | None,
-        typer.Option("--lr", callback=opt.finite, help="Learning rate of the noise.", rich_help_panel=HOW),
+        typer.Option(
+            "--lr", callback=opt.finite, help="Learning rate of the noise (default: 0.1).", rich_help_panel=HOW
+        ),
     ] = None,
     embedding_lr: Annotated[
         float | None,
-        typer.Option("--embedding-lr", callback=opt.finite, help="And of the embedding.", rich_help_panel=HOW),
+        typer.Option(
+            "--embedding-lr", callback=opt.finite, help="And of the embedding (default: 0.06).", rich_help_panel=HOW
+        ),
     ] = None,
     lr_schedule: Annotated[
         str | None,
@@ -213,7 +229,7 @@ def guide(
 ) -> int:
     """Put the object where a box or mask says, give it a size or colour, keep part of a picture, follow a sketch.
 
-    The starting noise is optimised by exact gradients through the whole sampler.
+    Starting noise and text embedding are optimised by exact gradients through the whole sampler.
     Example: adjointdpm guide "small 3d apple on blue background" --box 0,0,32,32 --out corner
     """
     from adjointdpm.cli import guide as command
@@ -224,7 +240,7 @@ def guide(
         "size": size, "saliency": saliency, "color": color, "symmetry": symmetry, "image": image, "keep": keep,
         "keep_box": command.edges(keep_box, "--keep-box"), "sketch": sketch, "sketch_blur": sketch_blur,
         "low_resolution": low_resolution, "objective": objective, "recogniser": recogniser,
-        "weights": opt.key_values(weight), "optimise": optimise, "candidates": candidates, "starts": starts,
+        "weights": opt.key_values(weight, "--weight"), "optimise": optimise, "candidates": candidates, "starts": starts,
         "phrases": phrases, "blend": blend,
         "move_noise": move_noise, "updates": updates,
         "lr": lr, "embedding_lr": embedding_lr, "lr_schedule": lr_schedule, "plateau": plateau, "shell": shell,

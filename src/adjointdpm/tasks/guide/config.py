@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from adjointdpm.tasks.guide.objectives import SYMMETRIES
 from adjointdpm.tasks.loop import LoopSettings, Schedule
-from adjointdpm.tasks.settings import Positive, TaskConfig
+from adjointdpm.tasks.settings import Positive, TaskConfig, quoted
 
 __all__ = ["OBJECTIVES", "WEIGHTS", "GuideConfig"]
 
@@ -33,7 +34,7 @@ WEIGHTS: Mapping[str, float] = {
     "sketch": 1.0,
     "low_resolution": 50.0,
     "objective": 1.0,
-    "recogniser": 0.1,
+    "recogniser": 0.3,
 }
 
 
@@ -64,23 +65,30 @@ class GuideConfig(TaskConfig):
     saliency: str = Field(default="border", description="The object's soft mask: border, features, module:function.")
     recogniser: str | None = Field(
         default=None,
-        description="embedded (the embedded model's classifier), module:function of images and prompts: (B,), or none.",
+        description="embedded (the embedded model's classifier), module:function of images and prompts: (B,), or none; "
+        "None: embedded with that model, for prompts whose objects it knows.",
     )
-    optimise: Literal["noise", "embedding", "both"] = Field(default="noise", description="What is optimised.")
-    candidates: int = Field(default=1, ge=1, description="Starting noises tried for each seed; the best is optimised.")
+    optimise: Literal["noise", "embedding", "both"] | None = Field(
+        default=None, description="What is optimised; None: both where the pipeline paints a changed embedding."
+    )
+    candidates: int = Field(default=6, ge=1, description="Starting noises tried for each seed; the best is optimised.")
     starts: int = Field(
         default=1, ge=1, description="Best candidates of each seed that are optimised side by side; the best is kept."
     )
-    phrases: tuple[str, ...] = Field(
-        default=(), description="Wordings that candidates take turns with, such as '{prompt} at left'."
+    phrases: tuple[str, ...] | None = Field(
+        default=None,
+        description="Wordings that candidates take turns with, such as '{prompt} at left', beside the prompt as it is; "
+        "None: the embedded model's own words for the place that is asked for.",
     )
     move_noise: bool = Field(default=True, description="Try each noise moved to the place that is asked for, too.")
-    blend: tuple[Positive, ...] = Field(
-        default=(), description="Amounts of a guess of the picture that are blended into each noise and tried, too."
+    blend: tuple[NotNegative, ...] | None = Field(
+        default=None,
+        description="Amounts of a guess of the picture that are blended into each noise and tried, too; 0: none; "
+        "None: some where the wish says what the picture looks like and the pipeline can encode it.",
     )
     updates: int = Field(default=50, ge=1, description="AdamW steps.")
-    lr: Positive = Field(default=0.05, description="Learning rate of the noise.")
-    embedding_lr: Positive = Field(default=0.02, description="Learning rate of the embedding.")
+    lr: Positive = Field(default=0.1, description="Learning rate of the noise.")
+    embedding_lr: Positive = Field(default=0.06, description="Learning rate of the embedding.")
     lr_schedule: Schedule | Literal["plateau"] = Field(
         default="plateau", description="Fall of the rate; plateau: halved for each image that gets no better for long."
     )
@@ -98,11 +106,16 @@ class GuideConfig(TaskConfig):
 
     @field_validator("phrases")
     @classmethod
-    def _around_the_prompt(cls, phrases: tuple[str, ...]) -> tuple[str, ...]:
-        for phrase in phrases:
+    def _around_the_prompt(cls, phrases: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for phrase in phrases or ():
             if "{prompt}" not in phrase:
                 raise ValueError(f"{phrase!r} does not hold {{prompt}}, the place of the prompt")
-        return phrases
+        return None if phrases is None else tuple(phrase for phrase in phrases if phrase != "{prompt}")
+
+    @field_validator("blend")
+    @classmethod
+    def _none_of_it_is_nothing(cls, amounts: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return None if amounts is None else tuple(amount for amount in amounts if amount > 0)
 
     @field_validator("color")
     @classmethod
@@ -120,38 +133,38 @@ class GuideConfig(TaskConfig):
             raise ValueError(f"expected one of {', '.join(SYMMETRIES)}")
         return kind
 
-    @field_validator("recogniser")
+    @field_validator("weights", mode="before")
     @classmethod
-    def _none_is_none(cls, name: str | None) -> str | None:
-        return None if name == "none" else name
-
-    @field_validator("weights")
-    @classmethod
-    def _known_weights(cls, weights: dict[str, float]) -> dict[str, float]:
-        unknown = sorted(set(weights) - set(WEIGHTS))
-        if unknown:
-            raise ValueError(f"no term {', '.join(map(repr, unknown))}; the terms are {', '.join(WEIGHTS)}")
+    def _known_weights(cls, weights: Any) -> Any:
+        for name, value in weights.items() if isinstance(weights, Mapping) else ():
+            if name not in WEIGHTS:
+                raise ValueError(f"no term {name!r}; the terms are {', '.join(WEIGHTS)}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < inf:
+                raise ValueError(f"{name}={value}: expected a number, 0 or more (0 leaves the term out)")
         return weights
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.wishes:
-            raise ValueError(f"nothing is asked of the image: give at least one of {', '.join(OBJECTIVES)}")
+            raise ValueError(f"nothing is asked of the image: give at least one of {quoted(OBJECTIVES)}")
+        if any(not prompt.strip() for prompt in self.prompts):
+            raise ValueError("a prompt is empty: say what to paint")
         if len(set(self.prompts)) < len(self.prompts) or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a prompt or a seed is given twice: every prompt is painted from every seed once")
         if self.image is not None and (self.keep is None) == (self.keep_box is None):
-            raise ValueError("image needs keep (a mask) or keep_box, and not both: which part of it stays?")
+            raise ValueError("`image` needs `keep` (a mask) or `keep_box`, and not both: which part of it stays?")
         if self.image is None and (self.keep is not None or self.keep_box is not None):
-            raise ValueError("keep and keep_box say which part of image stays; no image is given")
+            raise ValueError("`keep` and `keep_box` say which part of `image` stays; no image is given")
         if self.box is not None and self.mask is not None:
-            raise ValueError("box and mask both say where the object stands; give one of them")
-        if self.candidates <= len(self.phrases):
+            raise ValueError("`box` and `mask` both say where the object stands; give one of them")
+        worded = len(self.phrases or ())
+        if self.candidates <= worded:
             raise ValueError(
-                f"candidates is {self.candidates}: expected at least {len(self.phrases) + 1}, one for the prompt as it "
-                f"is and one for each of the {len(self.phrases)} phrases"
+                f"`candidates` is {self.candidates}: expected at least {worded + 1}, one for the prompt as it is and "
+                f"one for each of the {worded} phrases"
             )
         if self.starts > self.candidates:
-            raise ValueError(f"starts is {self.starts}: expected at most the number of candidates, {self.candidates}")
+            raise ValueError(f"`starts` is {self.starts}: expected at most the number of candidates, {self.candidates}")
         if all(self.weight(name) == 0 for name in self.wishes):
             raise ValueError("every term that is asked for has weight 0")
         return self
@@ -168,7 +181,8 @@ class GuideConfig(TaskConfig):
 
     def wording(self, prompt: str, candidate: int) -> str:
         """What candidate number `candidate` is painted with; number 0 is the prompt as it is."""
-        return ("{prompt}", *self.phrases)[candidate % (1 + len(self.phrases))].replace("{prompt}", prompt)
+        wordings = ("{prompt}", *(self.phrases or ()))
+        return wordings[candidate % len(wordings)].replace("{prompt}", prompt)
 
     def weight(self, term: str) -> float:
         return self.weights.get(term, WEIGHTS[term])
@@ -191,7 +205,7 @@ class GuideConfig(TaskConfig):
         words: dict[str, Any] = {
             "box": f"the object in the box ({', '.join(f'{v:g}' for v in self.box or ())})",
             "mask": "the object in the mask",
-            "size": f"{100 * (self.size or 0):.0f} % of the picture",
+            "size": f"the object on {100 * (self.size or 0):.3g} % of the picture",
             "color": f"in the colour {self.color}",
             "symmetry": f"symmetric ({self.symmetry})",
             "image": "part of a given image kept",

@@ -19,6 +19,7 @@ __all__ = ["check_box", "picture_size", "read_mask", "read_reference", "read_ske
 
 BLACK, WHITE = 0.05, 0.95  # a mask's pixels lie below or above
 PLAIN_MODES = ("1", "L", "P", "RGB", "I", "I;16", "I;16B", "I;16L")
+SEE_THROUGH = ("LA", "La", "PA", "RGBA", "RGBa")
 LINE = 0.5  # darkness at which a pixel of a sketch is a line
 
 
@@ -65,27 +66,33 @@ def read_small(path: Path, size: tuple[int, int]) -> Tensor:
 def read_mask(path: Path, size: tuple[int, int], what: str = "mask") -> Tensor:
     """A black and white picture of exactly `size`, as (H, W): 1 where it is white.
 
-    Raises `InvalidInput` for gray pixels, transparency, and a mask that is black or white all over.
+    Raises `InvalidInput` for gray or transparent pixels, and a mask that is black or white all over.
     """
     from PIL import ImageOps
 
     _check_size(path, what, size)
     with open_picture(path, what) as opened:
-        if opened.mode not in PLAIN_MODES or "transparency" in opened.info:
-            raise InvalidInput(
-                f"the {what} {path} has mode {opened.mode}"
-                f"{' with transparency' if 'transparency' in opened.info else ''}; expected a black and white picture "
-                "without transparency, white where it holds"
-            )
         picture = ImageOps.exif_transpose(opened)
+        if picture.mode in SEE_THROUGH or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            clear = int((np.asarray(picture)[..., 3] < 255).sum())
+            if clear:
+                raise InvalidInput(
+                    f"the {what} {path} is transparent in {clear} of its {size[0] * size[1]} pixels: expected black "
+                    "and white without transparency, white where it holds"
+                )
+        elif picture.mode not in PLAIN_MODES:
+            raise InvalidInput(
+                f"the {what} {path} has mode {picture.mode}: expected a black and white picture, white where it holds"
+            )
         deep = picture.mode.startswith("I")
         values = np.asarray(picture if deep else picture.convert("L"), dtype=np.float32)
     values = values / (max(float(values.max()), 1.0) if deep else 255.0)
-    gray = float(((values > BLACK) & (values < WHITE)).mean())
-    if gray > 0:
+    gray = int(((values > BLACK) & (values < WHITE)).sum())
+    if gray:
         raise InvalidInput(
-            f"the {what} {path} is not black and white: {100 * gray:.2g} % of its pixels are gray (soft edges, JPEG?). "
-            "Threshold it and save it as PNG."
+            f"the {what} {path} is not black and white: {gray} of its {values.size} pixels are gray (soft edges, "
+            "JPEG?). Threshold it and save it as PNG."
         )
     mask = torch.from_numpy(values > 0.5).float()
     if not bool(mask.any()):

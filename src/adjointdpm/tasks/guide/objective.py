@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from adjointdpm.errors import InvalidInput
 from adjointdpm.formats import word_rows
 from adjointdpm.losses import check_value
 from adjointdpm.tasks.guide.config import GuideConfig
@@ -58,7 +57,6 @@ class Objective:
         if config.optimise in ("embedding", "both"):
             self.own = word_rows(painter.generator.pipe, self.wordings)
             self.parameters["embedding"] = nn.Parameter(torch.zeros_like(self.embeds, dtype=number))
-            self._check_rows()
 
     @property
     def count(self) -> int:
@@ -85,14 +83,6 @@ class Objective:
         free = torch.arange(embeds.shape[1], device=embeds.device)[None, :] >= own[:, None]  # (B, L)
         ratio = self.config.embedding_lr / self.config.lr
         return embeds + ratio * free[..., None] * values["embedding"][list(cases)].to(embeds.dtype)
-
-    def _check_rows(self) -> None:
-        for prompt, own in zip(self.wordings, self.own, strict=True):
-            if own >= self.embeds.shape[1]:
-                raise InvalidInput(
-                    f"the prompt {prompt!r} takes all {self.embeds.shape[1]} rows of the text encoder, so that none is "
-                    "left to optimise: shorten it, or optimise the noise"
-                )
 
     def losses(self, values: Values, cases: Sequence[int]) -> Tensor:
         """One number an image, (B,), with a graph where gradients are on."""

@@ -19,15 +19,16 @@ from adjointdpm.runs import RunFolder, load_tensors, save_tensors
 from adjointdpm.tasks.again import in_python
 from adjointdpm.tasks.guide.config import GuideConfig
 from adjointdpm.tasks.guide.effort import Effort
+from adjointdpm.tasks.guide.fitting import fitted, image_size
 from adjointdpm.tasks.guide.grid import as_grid
 from adjointdpm.tasks.guide.guess import guess_of
-from adjointdpm.tasks.guide.inputs import read_mask
+from adjointdpm.tasks.guide.marks import given_pictures
 from adjointdpm.tasks.guide.objective import Objective, Values
 from adjointdpm.tasks.guide.objectives import bounding_boxes
 from adjointdpm.tasks.guide.outcome import GuideResult, Outcome
 from adjointdpm.tasks.guide.saliency import Saliency, check_saliency, load_saliency
 from adjointdpm.tasks.guide.start import Place, Start, choose, paint_cases, seeds_of, way_to, wordings
-from adjointdpm.tasks.guide.terms import COLLAGE, Seen, Term, build_terms, collage_term, weigh
+from adjointdpm.tasks.guide.terms import Seen, Term, build_terms, collage_term, place_of, weigh
 from adjointdpm.tasks.guide.trial import check_terms
 from adjointdpm.tasks.loop import History, optimise
 from adjointdpm.tasks.opening import check_generator, run_folder
@@ -60,17 +61,21 @@ def guide_images(
     """
     check_generator(generator)
     team = Team.join()
+    again = again or in_python("guide_images", config)
+    trial = Painter(generator, config, wrt=("x_T",))
+    size = image_size(trial)
+    saliency = load_saliency(config.saliency, _classifier)
+    config = fitted(config, trial, size)
+    asked, given = build_terms(config, size, _classifier), given_pictures(config, size)
+    assert config.optimise is not None
     wrt = {"noise": ("x_T",), "embedding": ("cond",), "both": ("x_T", "cond")}[config.optimise]
     painter = Painter(generator, config, wrt=wrt)
-    if config.optimise != "noise":
-        painter.check_changed_rows(config.prompts[0])
-    again = again or in_python("guide_images", config)
     with (
         closing(open_tracker(config.tracker, config.out, config.identity(), team)) as tracker,
         run_folder("guide", config, generator, team, again, _files(config)) as run,
     ):
-        saliency = load_saliency(config.saliency, _classifier)
-        start, terms = _start(config, painter, team, run, saliency)
+        start = _start(config, painter, team, run, saliency, asked)
+        terms = asked + collage_term(config, start.unmoved, saliency)
         objective = Objective(painter, config, saliency, terms, start.noise, team, wordings(config, start.seeds))
         run.begin()
         if team.main:
@@ -90,9 +95,9 @@ def guide_images(
         values, chosen = _best(objective, history, len(config.cases))
         if config.starts > 1:
             start = start.of(chosen)
-            terms = [term for term in terms if term.name != COLLAGE] + collage_term(config, start.unmoved, saliency)
+            terms = asked + collage_term(config, start.unmoved, saliency)
             objective = Objective(painter, config, saliency, terms, start.noise, team, wordings(config, start.seeds))
-        outcome = Outcome.of(objective, start, values, history, effort, again)
+        outcome = Outcome.of(objective, start, values, history, effort, again, given)
         if team.main:
             outcome.write(run)
         else:
@@ -117,38 +122,32 @@ def _classifier() -> Any:
 
 
 def _start(
-    config: GuideConfig, painter: Painter, team: Team, run: RunFolder, saliency: Saliency
-) -> tuple[Start, list[Term]]:
-    """Starting noises and the terms; on resume the noises that the run began with."""
+    config: GuideConfig, painter: Painter, team: Team, run: RunFolder, saliency: Saliency, terms: Sequence[Term]
+) -> Start:
+    """Starting noises; on resume those that the run began with.  Everything is tried on the first image."""
     prompts = [prompt for prompt, _ in config.cases]
     known = _load(run)
     plain = known.plain if known is not None else paint_cases(painter, team, prompts, seeds_of(config, 0))
-    height, width = plain.image.shape[-2:]
-    terms = build_terms(config, (height, width), _classifier)
-    check_saliency(saliency, plain.image[:1])
+    first, size = plain.image[:1], (plain.image.shape[-2], plain.image.shape[-1])
+    check_saliency(saliency, first)
+    check_terms(
+        [*terms, *collage_term(config, first, saliency)], Seen(first, saliency(first), prompts[:1], [0]), saliency
+    )
+    if known is not None:
+        return known
 
     def losses(images: Tensor) -> Tensor:
         with torch.no_grad():
             return weigh(terms, Seen(images, saliency(images), prompts, range(len(prompts))))
 
-    start = known
-    if start is None:
-        size = (height, width)
-        place, guess = _place(config, painter, saliency, size), guess_of(config, painter, saliency, size)
-        start = choose(config, painter, team, plain, place, guess, losses)
-    terms = terms + collage_term(config, start.unmoved, saliency)
-    check_terms(terms, Seen(plain.image[:1], saliency(plain.image[:1]), prompts[:1], [0]), saliency)
-    return start, terms
+    place, guess = _place(config, painter, saliency, size), guess_of(config, painter, saliency, size)
+    return choose(config, painter, team, plain, place, guess, losses)
 
 
 def _place(config: GuideConfig, painter: Painter, saliency: Saliency, size: tuple[int, int]) -> Place | None:
     """How far objects are from the box or the mask that was asked for, in cells of the noise."""
-    box: Sequence[float]
-    if config.box is not None:
-        box = config.box
-    elif config.mask is not None:
-        box = bounding_boxes(read_mask(config.mask, size)[None])[0].tolist()
-    else:
+    box = place_of(config, size)
+    if box is None:
         return None
     cells = as_grid(painter.noise([0])).shape[-2:]
 

@@ -141,7 +141,7 @@ def choose(
                 tried.append(_Tried(rolled, seeds, moves, 0.0, there, made.image, weigh(there.image)))
         if guess is not None:
             latents = guess(made.image)
-            for amount in config.blend:
+            for amount in config.blend or ():
                 mixed = blended(noise, latents, amount)
                 there = paint_cases(painter, team, prompts, mixed)
                 tried.append(_Tried(mixed, seeds, still, amount, there, made.image, weigh(there.image)))

@@ -5,7 +5,6 @@ Files are read and checked once, against the size of the model's images.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +13,13 @@ from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.losses.load import load_function
+from adjointdpm.losses.users import blamed, handed
 from adjointdpm.tasks.guide import objectives as ask
-from adjointdpm.tasks.guide.config import GuideConfig
+from adjointdpm.tasks.guide.config import Box, GuideConfig
 from adjointdpm.tasks.guide.inputs import check_box, read_mask, read_reference, read_sketch, read_small
 from adjointdpm.tasks.guide.saliency import Border, Saliency
 
-__all__ = ["COLLAGE", "Seen", "Term", "build_terms", "collage_term", "kept_part", "weigh"]
+__all__ = ["COLLAGE", "Seen", "Term", "build_terms", "collage_term", "kept_part", "place_of", "weigh"]
 
 COLLAGE = "collage"
 
@@ -70,13 +70,22 @@ def build_terms(
     return [term for term in terms if term.weight > 0]
 
 
+def place_of(config: GuideConfig, size: tuple[int, int]) -> Box | None:
+    """The box that is asked for, or that around the mask, in images of `size` (H, W); None if no place is."""
+    if config.mask is not None:
+        left, top, right, bottom = ask.bounding_boxes(read_mask(config.mask, size)[None])[0].tolist()
+        return left, top, right, bottom
+    return config.box
+
+
 def collage_term(config: GuideConfig, images: Tensor, saliency: Saliency) -> list[Term]:
-    """With a box: likeness to a collage of `images` (N, 3, H, W), one of each case."""
-    if config.box is None or config.weight(COLLAGE) == 0:
+    """With a box or a mask: likeness to a collage of `images` (N, 3, H, W), one of each case."""
+    place = place_of(config, (images.shape[-2], images.shape[-1]))
+    if place is None or config.weight(COLLAGE) == 0:
         return []
     with torch.no_grad():
         ground = Border().background(images)
-        pasted, _ = ask.collage(images, saliency(images), ground, config.box)
+        pasted, _ = ask.collage(images, saliency(images), ground, place)
 
     def loss(seen: Seen) -> Tensor:
         theirs, below = (value[list(seen.cases)].to(seen.image) for value in (pasted, ground))
@@ -239,7 +248,7 @@ def _functions(config: GuideConfig, classifier: Callable[[], Callable[[Tensor], 
                 higher=True,
             )
         )
-    elif config.recogniser is not None:
+    elif config.recogniser not in (None, "none"):
         terms.append(Term("recogniser", config.weight("recogniser"), _users(config.recogniser, "recogniser")))
     return terms
 
@@ -249,22 +258,16 @@ def _users(name: str, what: str) -> Callable[[Seen], Tensor]:
     if ":" not in name:
         raise InvalidInput(f"no {what} {name!r}; expected 'module:function' or 'file.py:function'")
     function = load_function(name)
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some built-in callables have no signature
-        parameters = ()  # type: ignore[assignment]
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = sum(p.default is p.empty for p in places)
-    if required > 2:
-        raise InvalidInput(f"the {what} {name!r} takes {required} arguments; expected (images) or (images, prompts)")
-    with_prompts = required == 2 or (len(places) > 1 and places[1].name == "prompts")
+    who = f"the {what} {name!r}"
+    arguments = handed(function, ("images", "prompts"), who)
 
     def loss(seen: Seen) -> Tensor:
-        value = function(seen.image, list(seen.prompts)) if with_prompts else function(seen.image)
+        with blamed(who):
+            value = function(*(seen.image, list(seen.prompts))[:arguments])
         count = len(seen.image)
         if not isinstance(value, Tensor) or value.shape not in ((count,), ()):
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise InvalidInput(f"the {what} {name!r} returned {got}; expected ({count},), one number an image, or ()")
+            raise InvalidInput(f"{who} returned {got}; expected ({count},), one number an image, or ()")
         return value.expand(count)
 
     return loss
