@@ -95,6 +95,11 @@ class Outcome:
     def config(self) -> GuideConfig:
         return self.objective.config
 
+    @property
+    def sampler(self) -> str:
+        """The name of the pipeline's scheduler, or of the solver of the ODE."""
+        return str(self.objective.painter.generator.identity()["sampler"])
+
     def result(self, run: RunFolder) -> GuideResult:
         return GuideResult(
             run.path,
@@ -150,7 +155,7 @@ class Outcome:
                 self.config.steps,
                 guidance_scale=self.config.guidance_scale,
                 seed=seed,
-                sampler=self.objective.painter.generator.identity()["sampler"],
+                sampler=self.sampler,
                 extra={"Guided": "adjointdpm guide", **{name.capitalize(): value for name, value in self.road()}},
             )
             save_png(pictures[i], run.path / f"{self.stem(i)}.png", text)

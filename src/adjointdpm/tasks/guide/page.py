@@ -26,7 +26,7 @@ def report_of(outcome: Outcome, run: RunFolder) -> str:
     pictures: list[Block] = [Pictures(columns, rows, names, caption, size=160)]
     if outcome.given:
         pictures.append(
-            Pictures(list(outcome.given), [list(outcome.given.values())], caption="What was given.", size=160)
+            Pictures(list(outcome.given), [list(outcome.given.values())], caption="What was given.", size=128)
         )
     sections = [
         Section("Images", pictures),
@@ -81,7 +81,7 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
         ("starts", _starts(outcome)),
         ("weights", weights + (f", typicality {c.typicality:g}" if c.optimise != "embedding" else "")),
         ("optimiser", f"AdamW, {results['updates']} steps, learning rate {c.lr:g} ({c.lr_schedule})"),
-        ("sampler", f"{c.steps} steps, guidance {c.guidance_scale:g}"),
+        ("sampler", f"{outcome.sampler}, {c.steps} steps, guidance {c.guidance_scale:g}"),
         ("noise", f"length {min(lengths):.3f} to {max(lengths):.3f} of the typical one; deviance of its spectrum "
                   f"{min(deviances):.2f} to {max(deviances):.2f} (typical: about 0.5)"),
         ("network", f"{results['network_calls']} calls, {results['recomputations']} recomputed, "

@@ -94,7 +94,7 @@ def collage_term(config: GuideConfig, images: Tensor, saliency: Saliency) -> lis
     def reading(seen: Seen) -> Tensor:
         return ask.psnr((seen.image - pasted[list(seen.cases)].to(seen.image)).square().mean(dim=(1, 2, 3)))
 
-    label = "likeness to the object cut out and pasted into the box"
+    label = "likeness to the object cut out and pasted where it shall be"
     return [Term(COLLAGE, config.weight(COLLAGE), loss, reading, label, "dB", higher=True)]
 
 
