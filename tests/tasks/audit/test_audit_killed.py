@@ -17,7 +17,8 @@ def start(mode, folder):
     folder.mkdir(exist_ok=True)
     command = [sys.executable, PROGRAM, mode, str(folder)]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    stderr = (folder / "stderr").open("w")
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT, env=environment)
 
 
 @pytest.mark.full
@@ -47,5 +48,6 @@ def test_a_signal_saves_and_says_so(tmp_path):
     process.send_signal(signal.SIGTERM)
     process.stdout.read()
     assert process.wait(timeout=120) == 143
+    assert (tmp_path / "cut" / "stderr").read_text().endswith("stopping after this batch; once more stops at once\n")
     record = json.loads((tmp_path / "cut" / "classifier-1" / "run.json").read_text())
     assert record["status"] == "interrupted"
