@@ -107,7 +107,8 @@ def hardening_of(settings, tmp_path, thresholds):
         EmbeddingFilter(Tiny().requires_grad_(False), -torch.eye(5)[:1], torch.zeros(1), special_care=CARE,
                         special_thresholds=thresholds), "food"
     )  # fmt: skip
-    config = settings(mode="filter", owner="a", purpose="b", labels=(), harden_steps=40, harden_lr=3e-3)
+    config = settings(mode="filter", owner="a", purpose="b", labels=(), harden=True, harden_steps=40,
+                      harden_lr=3e-3)  # fmt: skip
     bench = SimpleNamespace(config=config, clean_images=lambda samples: IMAGES[[s.index for s in samples]])
     stage = SimpleNamespace(network=network, bench=bench, controls=[Sample(i, "a", i) for i in range(8)])
     return harden.Hardening(stage, None, Team(), tmp_path, print, lambda: None)
