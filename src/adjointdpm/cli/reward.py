@@ -33,7 +33,7 @@ VERDICTS = {
     "no held-out reward": "no held-out reward watched (--held-out)",
     "hacked": "HACKED: it rose while the held-out reward fell",
     "confirmed": "the held-out reward rose too",
-    "undecided": "the held-out reward changed by no more than chance would",
+    "undecided": "the change of the held-out reward cannot be told from chance",
 }
 
 

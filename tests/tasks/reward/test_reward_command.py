@@ -80,7 +80,8 @@ def test_hacking_is_a_warning(reward: Callable[..., Any]) -> None:
     Path("mine.py").write_text(
         "from adjointdpm.losses.rewards import colourfulness\n\n\ndef grey(x, prompts):\n    return -colourfulness(x)\n"
     )
-    ran = reward("red apple", "--held-out", "mine.py:grey", "--steps", 2, "--epochs", 4, "--lr", 0.1, "--json")
+    how = ("--held-out", "mine.py:grey", "--steps", 2, "--epochs", 8, "--lr", 0.1, "--json", "--typicality", "none")
+    ran = reward("red apple", "--seed", 1, "--seed", 2, "--seed", 3, *how)
     assert ran.code == 0, ran.err
     assert ran.document["verdict"] == "hacked"
     assert any("reward hacking" in warning for warning in ran.document["warnings"])

@@ -42,8 +42,8 @@ def test_verdicts():
     assert verdict(rose, rose) == "confirmed"
     assert verdict(rose, either) == "undecided"
     assert verdict(fell, fell) == "undecided"  # nothing was gained, so nothing was hacked
-    assert verdict(change(1.0), change(-0.1)) == "hacked"
-    assert verdict(change(1.0), change(0.1)) == "confirmed"
+    assert verdict(change(1.0), change(-0.1)) == "undecided"  # one image tells nothing from chance
+    assert verdict(change(1.0), change(0.1)) == "undecided"
 
 
 def test_what_a_prompt_names():

@@ -40,7 +40,7 @@ VERDICTS = {
     "hacked": "Reward hacking: the optimised reward rose while the held-out one fell. Do not trust the rise; {remedy} "
     "fewer steps, a smaller learning rate or a second reward hold it back.",
     "confirmed": "The held-out reward, which was never optimised, rose as well.",
-    "undecided": "The held-out reward, which was never optimised, changed by no more than chance would.",
+    "undecided": "The change of the held-out reward, which was never optimised, cannot be told from chance.",
 }
 GRADIENTS = {
     "exact": "exact gradients through all {steps} sampling steps",

@@ -61,13 +61,12 @@ class Change:
 def verdict(total: Change, held_out: Change | None) -> str:
     """Whether the rise of the optimised reward is to be believed.
 
-    "no held-out reward"; "hacked": it rose and the held-out one fell, its 95 % interval below zero (of a single image:
-    fell at all); "confirmed": the held-out one rose likewise; "undecided": anything between.
+    "no held-out reward"; "hacked": it rose and the held-out one fell, its 95 % interval below zero; "confirmed":
+    the held-out one rose likewise; "undecided": anything between, and always of a single image.
     """
     if held_out is None:
         return "no held-out reward"
-    found = held_out.as_dict()
-    low, high = found["interval"] or [found["difference"]] * 2
+    low, high = held_out.as_dict()["interval"] or (-math.inf, math.inf)
     if total.as_dict()["difference"] > 0 and high < 0:
         return "hacked"
     return "confirmed" if low > 0 else "undecided"
