@@ -16,7 +16,7 @@ from adjointdpm.tasks.guide.inputs import read_mask, read_reference, read_sketch
 from studies.guide.design import Question
 from studies.guide.segmentation import boxes, object_pixels
 
-__all__ = ["MEASURES", "measure_of"]
+__all__ = ["MEASURES", "measure_of", "pixels_of"]
 
 Measure = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> (B,)
 
@@ -56,15 +56,15 @@ def measure_of(question: Question, wish: Mapping[str, Any]) -> Measure:
         return lambda images: ask.psnr(ask.region_loss(shown(images), reference, keep))
     if question.measure == "outline":
         wanted = read_mask(wish["mask"], size)
-        return lambda images: ask.mask_iou(_pixels(images), wanted)
+        return lambda images: ask.mask_iou(pixels_of(images), wanted)
     if question.measure == "size":
         share = wish["size"]
-        return lambda images: torch.tensor([_ratio(float(p.mean()), share) for p in _pixels(images)])
+        return lambda images: torch.tensor([_ratio(float(p.mean()), share) for p in pixels_of(images)])
     if question.measure == "color":
         from PIL import ImageColor
 
         rgb = [value / 255 for value in ImageColor.getrgb(wish["color"])[:3]]
-        return lambda images: -ask.color_difference(shown(images), _pixels(images), rgb)
+        return lambda images: -ask.color_difference(shown(images), pixels_of(images), rgb)
     if question.measure == "symmetry":
         return lambda images: -ask.asymmetry(shown(images), wish["symmetry"])
     if question.measure == "sketch":
@@ -74,7 +74,7 @@ def measure_of(question: Question, wish: Mapping[str, Any]) -> Measure:
     return lambda images: ask.psnr(ask.low_resolution_loss(shown(images), small))
 
 
-def _pixels(images: Tensor) -> Tensor:
+def pixels_of(images: Tensor) -> Tensor:
     """The object's pixels (B, H, W) as 0 and 1."""
     arrays = (images.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return torch.from_numpy(np.stack([object_pixels(image) for image in arrays])).float()

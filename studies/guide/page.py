@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from adjointdpm.formats import save_png
 from adjointdpm.report import picture_sheet, to_pil
 from adjointdpm.runs import load_tensors
+from studies.guide.defaults import ASKED, DATA, DISCS, figures_of
 from studies.guide.design import BLEND, BOXES, KEPT, Plan, Question
 from studies.guide.measure import MEASURES
 from studies.guide.runner import Study, methods_of
@@ -72,6 +74,7 @@ def page(results: Mapping[str, Any], plan: Plan) -> str:
     seen = {q.name: {m: cases(figures, [q], m, "recognised") for m in methods_of(q)} for q in plan.questions}
     template = page_template(Path(__file__).parent, interval=interval, share=share, thousands="{:,}".format)
     first = figures[plan.questions[0].name][plan.questions[0].prompts[0]]
+    measured = json.loads(DATA.read_text(encoding="utf-8"))
     noise = [n for q in plan.questions for p in q.prompts for n in figures[q.name][p]["noise"]]
     return template.render(
         r=results,
@@ -91,6 +94,8 @@ def page(results: Mapping[str, Any], plan: Plan) -> str:
         blend=BLEND,
         boxed={m: sum(v >= CLOSE for v in counted(figures, groups["box"], m)) for m in methods_of(groups["box"][0])},
         kept=len(KEPT),
+        defaults=figures_of(measured, ASKED),
+        discs=figures_of(measured, DISCS),
     )
 
 

@@ -14,6 +14,7 @@ from adjointdpm.zoo.lexicon import POSITIONS, SIZES
 from adjointdpm.zoo.load import unknown_words
 from studies.guide import universal
 from studies.guide.__main__ import run
+from studies.guide.defaults import ASKED, DISCS, figures_of, measure
 from studies.guide.design import BOXES, QUESTIONS, SEEDS, TUNED_ON, Plan, full_plan, tiny_plan
 from studies.guide.page import page, write_pictures
 from studies.guide.runner import METHODS, Study
@@ -129,3 +130,22 @@ def test_a_changed_question_is_asked_again(tmp_path):
     (folder / "figures.json").write_text(json.dumps({"asked": {"name": "other"}}))
     found = runner.run_prompt(study, question, question.prompts[0])
     assert found["values"]["exact"] != []
+
+
+def test_the_defaults_are_measured_on_prompts_and_boxes_of_their_own(tmp_path):
+    study = {prompt for q in QUESTIONS for prompt in q.prompts}
+    boxes_of_the_study = {dict(q.wish)["box"] for q in BOXES}
+    assert not boxes_of_the_study & set(ASKED.values())
+    assert len(study & set(ASKED)) <= 1  # one prompt, in another box
+    generator, judge, found = differentiable(zoo.emoji()), zoo.judge(), {}
+    for prompt, place in list(ASKED.items())[:1] + list(DISCS.items()):
+        runs = {
+            name: measure(generator, judge, tmp_path / prompt / name, prompt, place, updates=1, steps=2, **settings)
+            for name, settings in (("alone", {"optimise": "noise", "candidates": 1}), ("default", {"candidates": 2}))
+        }
+        assert runs["alone"]["plain"] == runs["default"]["plain"]
+        assert runs["default"]["calls"] > runs["alone"]["calls"]
+        found[prompt] = runs
+    figures = figures_of(found, found)
+    assert list(figures) == ["plain", "alone", "default"]
+    assert all(f["n"] == 4 and 0 <= f["counted"] <= f["median"] <= 1 for f in figures.values())
