@@ -135,3 +135,11 @@ def test_charts_are_pictures_and_do_not_change_from_run_to_run():
             assert picture.format == "PNG"
             assert len(picture.convert("RGB").getcolors(100000)) > 3
     assert loss == curves({"loss": {"": [3.0, 1.0, 0.3]}, "gradient": {"a": [1.0, 2.0], "b": [0.0, -1.0]}}, "step")
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 50])
+def test_steps_are_whole_numbers_on_the_axis(monkeypatch, steps):
+    monkeypatch.setattr("adjointdpm.report.figures._png", lambda figure: figure)
+    figure = curves({"loss": {"": [1.0 + k for k in range(steps)]}}, "step")
+    figure.canvas.draw()
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
