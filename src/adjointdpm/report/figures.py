@@ -65,7 +65,7 @@ def curves(
         if len(lines) > 1:
             ax.legend(frameon=False, fontsize=8.5, labelcolor=INK)
         ax.set_xlabel(x_label, fontsize=9, color=MUTED)
-        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         _title(ax, title)
     return _png(figure)
 
