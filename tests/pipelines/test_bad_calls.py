@@ -11,6 +11,8 @@ import torch
 
 import adjointdpm as ad
 from adjointdpm.errors import InputWarning, InvalidInput, NotDifferentiable
+from adjointdpm.pipelines.text import warn_of_losses
+from adjointdpm.zoo.build import build_tokenizer
 from tests.pipelines import tiny
 
 Z = torch.zeros(1, 4, 8, 8)
@@ -120,6 +122,12 @@ def test_long_prompts_and_unknown_words_are_named(pipe: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", InputWarning)
         gen("a red apple", num_inference_steps=1)
+
+
+def test_words_are_known_as_the_tokenizer_reads_them() -> None:
+    """It drops a comma, but a quote is part of the word."""
+    with pytest.warns(InputWarning, match="""outside the vocabulary of tokenizer: "cat'"$"""):
+        warn_of_losses(SimpleNamespace(tokenizer=build_tokenizer()), "prompt", ["(A Dog), a cat'"])
 
 
 def test_a_tokenizer_without_a_limit_takes_the_text_encoders(pipe: Any) -> None:

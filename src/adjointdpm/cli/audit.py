@@ -93,6 +93,8 @@ def _pipeline(config: AuditConfig, choice: ModelChoice) -> Any:
     make = load_function(config.generator)
     with blamed(f"--generator {config.generator}"):
         pipe = make(**config.generator_options)
+    if not callable(getattr(pipe, "to", None)):
+        raise InvalidInput(f"--generator {config.generator} made {type(pipe).__name__}; expected a diffusers pipeline")
     pipe.to(torch_device(choice.device), torch_dtype(choice.dtype))
     return pipe
 

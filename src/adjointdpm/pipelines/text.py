@@ -80,7 +80,7 @@ def _unknown_words(tokenizer: Any, text: str) -> list[str]:
     others = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
     if unknown is None or unknown in others:
         return []
-    words = [word.strip(".,;:!?\"'()") for word in text.split()]
+    words = [word.strip('.,;:!?"()') for word in text.split()]
     return [
         word for word in dict.fromkeys(words) if word and unknown in tokenizer(word, add_special_tokens=False).input_ids
     ]

@@ -141,6 +141,10 @@ def test_a_generator_of_ones_own(cli, monkeypatch, labels):  # noqa: F811
     assert ran.document["model"] == "mine.py:make"
     ran = cli("audit", "red apple", "--label", 0, *SMALL[:-1], "b", "--generator", "mine.py:make")
     assert ran.code == 2 and "missing 1 required positional argument" in ran.err
+    Path("odd.py").write_text("def breaks():\n    return {}['a']\ndef number():\n    return 3\n")
+    for name, message in (("breaks", "odd.py:breaks fails at odd.py:2 "), ("number", "number made int; expected")):
+        ran = cli("audit", "red apple", "--label", 0, *SMALL[:-1], "b", "--generator", f"odd.py:{name}")
+        assert ran.code == 2 and message in ran.err
 
 
 def test_the_help_links_the_rules_of_use(cli):  # noqa: F811

@@ -62,8 +62,7 @@ def check_named(samples: Sequence[Sample], mode: Mode) -> None:
         raise InvalidInput(f"no prompt names an object for the embedded judge to see, so nothing would count: {remedy}")
     if nameless:
         warnings.warn(
-            f"the embedded judge sees no object that these prompts name, and their images are left out: {which}; "
-            f"{remedy}",
+            f"prompts that name no object for the embedded judge to see are left out: {which}; {remedy}",
             InputWarning,
             stacklevel=4,
         )

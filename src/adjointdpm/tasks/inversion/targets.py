@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adjointdpm.errors import InvalidInput
 from adjointdpm.losses.load import load_function
+from adjointdpm.losses.users import blamed
 from adjointdpm.tasks.images import read_image
 from adjointdpm.tasks.inversion.config import InvertConfig
 from adjointdpm.tasks.inversion.painter import Painted, Painter
@@ -37,12 +38,11 @@ def load_effect(config: InvertConfig) -> Effect | None:
             )
         function = EFFECTS[config.effect]
     options = config.effect_options
+    who = f"the effect {config.effect!r}" + (f" with {options}" if options else "")
 
     def effect(images: Tensor) -> Tensor:
-        try:
+        with blamed(who):
             changed = function(images, **options)
-        except TypeError as error:
-            raise InvalidInput(f"the effect {config.effect!r} cannot be called with {options}: {error}") from error
         if not isinstance(changed, Tensor) or changed.shape != images.shape:
             got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
             raise InvalidInput(f"the effect {config.effect!r} returned {got}; expected shape {tuple(images.shape)}")
