@@ -32,8 +32,9 @@ from adjointdpm.tasks.audit.rounds import batches_of, clean_samples, in_rounds
 from adjointdpm.tasks.audit.samples import Sample
 from adjointdpm.tasks.audit.sanity import check_outcome
 from adjointdpm.tasks.audit.search import Budget, Found
-from adjointdpm.tasks.audit.stage import Stage, is_embedded, set_stage
+from adjointdpm.tasks.audit.stage import Stage, set_stage
 from adjointdpm.tasks.audit.tally import LEAST_GROUP, Tally
+from adjointdpm.tasks.networks import is_embedded
 from adjointdpm.tasks.opening import check_generator, run_folder
 from adjointdpm.tasks.team import Team
 from adjointdpm.tasks.tracking import open_tracker

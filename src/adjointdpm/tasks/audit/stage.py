@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,9 +31,10 @@ from adjointdpm.tasks.audit.sanity import Check, checks_of_network
 from adjointdpm.tasks.audit.search import Budget
 from adjointdpm.tasks.audit.sources import Source, make_source, painter_for, require_finite
 from adjointdpm.tasks.audit.subject import ClassifierSubject, FilterSubject, Subject
+from adjointdpm.tasks.networks import is_embedded
 from adjointdpm.tasks.painter import Painter
 
-__all__ = ["Stage", "is_embedded", "set_stage"]
+__all__ = ["Stage", "set_stage"]
 
 PROBED = 4  # clean images that networks are tried on
 
@@ -109,14 +109,6 @@ class Stage:
             targeted = config.target_class is not None
             return checks_of_network(network.raw, gradient, self.probes, network.kind, network.classes, targeted)
         return checks_of_network(lambda x: network.scores(x).concepts, gradient, self.probes, None, 0, False)
-
-
-def is_embedded(pipe: Any) -> bool:
-    """Whether this is the model that the package ships."""
-    from adjointdpm import zoo
-
-    loaded_from = getattr(pipe, "config", {}).get("_name_or_path") or ""
-    return bool(loaded_from) and Path(str(loaded_from)).resolve() == zoo.emoji_folder().resolve()
 
 
 def set_stage(config: AuditConfig, generator: Any, parties: Parties, borrowed: ExitStack) -> Stage:

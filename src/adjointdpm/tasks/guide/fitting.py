@@ -20,8 +20,8 @@ from adjointdpm.tasks.guide.config import Box, GuideConfig
 from adjointdpm.tasks.guide.grid import as_grid
 from adjointdpm.tasks.guide.guess import check_blend
 from adjointdpm.tasks.guide.terms import place_of
+from adjointdpm.tasks.networks import is_embedded
 from adjointdpm.tasks.painter import Painter
-from adjointdpm.tasks.stylize.networks import is_embedded
 
 __all__ = ["BLEND", "fitted", "image_size", "words_for"]
 

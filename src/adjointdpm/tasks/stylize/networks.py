@@ -13,9 +13,10 @@ from adjointdpm.errors import InvalidInput
 from adjointdpm.losses.extractors import check_extractor, installed, load_extractor
 from adjointdpm.losses.perceptual import FeatureExtractor
 from adjointdpm.losses.style import StyleAndContent, StyleTarget
+from adjointdpm.tasks.networks import is_embedded
 from adjointdpm.tasks.stylize.config import AUTO, NONE, StylizeConfig
 
-__all__ = ["Networks", "is_embedded", "object_judge", "wide"]
+__all__ = ["Networks", "object_judge", "wide"]
 
 #: Images (B, 3, H, W) and prompts -> of each image whether it shows the prompt's object; None for prompts of none.
 Recognised = Callable[[Tensor, Sequence[str]], "list[bool | None]"]
@@ -31,13 +32,6 @@ def _known() -> dict[str, Callable[[], FeatureExtractor]]:
     from adjointdpm import zoo
 
     return {"classifier": zoo.classifier, "judge": zoo.judge}
-
-
-def is_embedded(pipe: Any) -> bool:
-    """Whether the pipeline was loaded from the package's own folder."""
-    from adjointdpm import zoo
-
-    return str(getattr(pipe.config, "_name_or_path", "")) == str(zoo.emoji_folder())
 
 
 def object_judge(pipe: Any) -> Recognised | None:
