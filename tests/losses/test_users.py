@@ -1,5 +1,7 @@
 """Functions of the user's: how many arguments they get, and errors of theirs as one message that names them."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -123,6 +125,16 @@ def test_interrupts_lack_of_memory_and_our_own_errors_pass(error):
 def test_what_is_not_finite_before_the_run_is_bad_input():
     with pytest.raises(InvalidInput, match="NaN at image 3"), trial():
         raise NonFinite("NaN at image 3")
+
+
+def test_a_file_with_a_dataclass_is_loaded_and_leaves_no_module_behind(tmp_path):
+    file = tmp_path / "with_dataclass.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Settings:\n"
+        "    power: int = 2\ndef loss(image):\n    return image.pow(Settings().power).mean()\n"
+    )
+    assert float(load_loss(f"{file}:loss")(torch.full((1, 3, 2, 2), 3.0), torch.zeros(1, 3, 2, 2))) == 9
+    assert "with_dataclass" not in sys.modules
 
 
 def test_a_file_that_does_not_import_names_the_line(tmp_path):

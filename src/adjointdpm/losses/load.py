@@ -76,7 +76,12 @@ def _from_file(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    known = sys.modules.setdefault(spec.name, module)  # while it runs: dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        if known is module:
+            sys.modules.pop(spec.name, None)
     return module
 
 
