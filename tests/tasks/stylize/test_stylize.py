@@ -274,9 +274,7 @@ def test_bad_input_is_refused_after_one_image_and_nothing_is_written(
         return value
 
     painted = []
-    monkeypatch.setattr(
-        "adjointdpm.tasks.stylize.run.paint_pairs", lambda *a: painted.append(a[2]) or paint_pairs(*a)
-    )
+    monkeypatch.setattr("adjointdpm.tasks.stylize.run.paint_pairs", lambda *a: painted.append(a[2]) or paint_pairs(*a))
     before = fingerprint(gen.pipe)
     config = settings(tmp_path, **{key: fill(value) for key, value in changes.items()})
     with pytest.raises(error, match=message):

@@ -95,9 +95,7 @@ class AuditConfig(TaskConfig):
         given = data if isinstance(data, Mapping) else {}
         hashed = [name for name in WORDS if isinstance(given.get(name), Mapping)]  # from the record of a filter's run
         if hashed:
-            raise ValueError(
-                f"{quoted(hashed)}: filter mode does not write words down; give them again to resume"
-            )
+            raise ValueError(f"{quoted(hashed)}: filter mode does not write words down; give them again to resume")
         return data
 
     @field_validator("taus")
