@@ -111,7 +111,7 @@ def tiny_plan() -> Plan:
     small = {"harden_steps": 2, "harden_rounds": 1, "held_out_noises": 1}
     cases = tuple(
         replace(
-            c, words=c.words[:2], noises=1, taus=(0.2, 0.8),
+            c, words=c.words[:2], noises=1, taus=(TAU, LARGER_TAU),
             changes=tuple({**dict(c.changes), **(small if dict(c.changes).get("harden") else {})}.items()),
         )
         for c in CASES
