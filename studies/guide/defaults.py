@@ -20,13 +20,13 @@ from adjointdpm import zoo
 from adjointdpm.runs import atomic_write, load_tensors
 from adjointdpm.tasks.guide import objectives as ask
 from adjointdpm.tasks.guide.config import GuideConfig
-from adjointdpm.tasks.guide.inputs import read_mask
+from adjointdpm.tasks.guide.inputs import read_mask, read_sketch
 from adjointdpm.tasks.guide.run import START_FILE, guide_images
 from adjointdpm.zoo.measure import object_recognised
 from studies.guide.measure import pixels_of
 from studies.guide.segmentation import boxes
 
-__all__ = ["ASKED", "DATA", "DISCS", "figures_of", "measure"]
+__all__ = ["ASKED", "CIRCLES", "DATA", "DISCS", "figures_of", "judged", "measure"]
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parent / "defaults.json"
@@ -39,41 +39,58 @@ ASKED = {
     "small flat crown on pink background": (20, 4, 48, 28),
 }
 DISCS = {"small 3d doughnut on yellow background": (22, 42, 14)}
-SEEDS = (0, 1)
+CIRCLES = {"3d soccer on green background": (36, 30, 19)}
+SEEDS, SIDES = (0, 1), (64, 64)
 ALONE: dict[str, Any] = {  # without a collage where there was none
     "box": {"optimise": "noise", "lr": 0.05, "candidates": 1, "blend": (), "phrases": (), "recogniser": "none"}
 }
+ALONE["sketch"] = ALONE["box"]
 ALONE["mask"] = ALONE["box"] | {"weights": {"collage": 0.0}}
 Place = tuple[int, ...]
 
 
 def measure(generator: Any, judge: Any, folder: Path, prompt: str, place: Place, **settings: Any) -> dict[str, Any]:
-    """Overlaps with a box, or with a disc (its middle and radius), and recognition of the images of `SEEDS`, before and
-    after, and the network calls of each image.
+    """Overlaps with a box or a disc, or the agreement with a circle, and recognition of the images of `SEEDS`, before
+    and after, and the network calls of each image.
     """
-    wish = {"box": place} if len(place) == 4 else {"mask": _disc(folder.parent / "disc.png", place)}
+    kind = _kind(prompt)
+    wish = {kind: place if kind == "box" else _drawn(folder.parent / f"{kind}.png", kind, place)}
     result = guide_images(GuideConfig(out=folder, prompts=(prompt,), seeds=SEEDS, **wish, **settings), generator)
     used = result.record["results"]
     plain = load_tensors(folder / START_FILE)[0]["plain.image"]
-
-    def of(images: torch.Tensor) -> dict[str, Any]:
-        if "box" in wish:
-            overlaps = ask.box_iou(torch.tensor(boxes(images)).float(), place)
-        else:
-            overlaps = ask.mask_iou(pixels_of(images), read_mask(wish["mask"], images.shape[-2:]))
-        known = object_recognised(images, [prompt] * len(images), judge).tolist()
-        return {"values": [round(float(value), 4) for value in overlaps], "recognised": known}
-
+    before, after = (judged(images, judge, prompt, wish[kind]) for images in (plain, result.images))
     calls = used["network_calls"] + used["recomputations"] + used["vjps"]
-    return {"plain": of(plain), "guided": of(result.images), "calls": calls}
+    return {"plain": before, "guided": after, "calls": calls}
 
 
-def _disc(path: Path, place: Place) -> Path:
+def judged(images: torch.Tensor, judge: Any, prompt: str, wish: Any) -> dict[str, Any]:
+    """The measure of each image, and whether the judge sees the prompt's object."""
+    kind = _kind(prompt)
+    if kind == "box":
+        values = ask.box_iou(torch.tensor(boxes(images)).float(), wish)
+    elif kind == "mask":
+        values = ask.mask_iou(pixels_of(images), read_mask(wish, SIDES))
+    else:
+        values = ask.sketch_agreement(images, ask.line_strength(read_sketch(wish, SIDES), 1.0), 1.0)
+    known = object_recognised(images, [prompt] * len(images), judge).tolist()
+    return {"values": [round(float(value), 4) for value in values], "recognised": known}
+
+
+def _kind(prompt: str) -> str:
+    return "mask" if prompt in DISCS else "sketch" if prompt in CIRCLES else "box"
+
+
+def _drawn(path: Path, kind: str, place: Place) -> Path:
+    """A white disc on black, or a black circle on white."""
     from PIL import Image, ImageDraw
 
     x, y, radius = place
-    sheet = Image.new("L", (64, 64), 0)
-    ImageDraw.Draw(sheet).ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    edges = (x - radius, y - radius, x + radius, y + radius)
+    sheet = Image.new("L", SIDES, 0 if kind == "mask" else 255)
+    if kind == "mask":
+        ImageDraw.Draw(sheet).ellipse(edges, fill=255)
+    else:
+        ImageDraw.Draw(sheet).ellipse(edges, outline=0, width=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     return path
@@ -98,9 +115,9 @@ def figures_of(found: dict[str, Any], asked: Iterable[str]) -> dict[str, dict[st
 
 def main() -> None:
     generator, judge, found = ad.differentiable(zoo.emoji()), zoo.judge(), {}
-    for prompt, place in (ASKED | DISCS).items():
+    for prompt, place in (ASKED | DISCS | CIRCLES).items():
         folder = ROOT / "out" / "guide-defaults" / prompt.replace(" ", "-")
-        alone = ALONE["box" if prompt in ASKED else "mask"]
+        alone = ALONE[_kind(prompt)]
         found[prompt] = {
             name: measure(generator, judge, folder / name, prompt, place, **settings)
             for name, settings in (("alone", alone), ("default", {}))

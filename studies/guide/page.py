@@ -10,7 +10,7 @@ from typing import Any
 from adjointdpm.formats import save_png
 from adjointdpm.report import picture_sheet, to_pil
 from adjointdpm.runs import load_tensors
-from studies.guide.defaults import ASKED, DATA, DISCS, figures_of
+from studies.guide.defaults import ASKED, CIRCLES, DATA, DISCS, figures_of
 from studies.guide.design import BLEND, BOXES, KEPT, Plan, Question
 from studies.guide.measure import MEASURES
 from studies.guide.runner import Study, methods_of
@@ -96,6 +96,7 @@ def page(results: Mapping[str, Any], plan: Plan) -> str:
         kept=len(KEPT),
         defaults=figures_of(measured, ASKED),
         discs=figures_of(measured, DISCS),
+        circles=figures_of(measured, CIRCLES),
     )
 
 

@@ -14,7 +14,7 @@ from adjointdpm.zoo.lexicon import POSITIONS, SIZES
 from adjointdpm.zoo.load import unknown_words
 from studies.guide import universal
 from studies.guide.__main__ import run
-from studies.guide.defaults import ASKED, DISCS, figures_of, measure
+from studies.guide.defaults import ASKED, CIRCLES, DISCS, figures_of, measure
 from studies.guide.design import BOXES, QUESTIONS, SEEDS, TUNED_ON, Plan, full_plan, tiny_plan
 from studies.guide.page import page, write_pictures
 from studies.guide.runner import METHODS, Study
@@ -138,7 +138,7 @@ def test_the_defaults_are_measured_on_prompts_and_boxes_of_their_own(tmp_path):
     assert not boxes_of_the_study & set(ASKED.values())
     assert len(study & set(ASKED)) <= 1  # one prompt, in another box
     generator, judge, found = differentiable(zoo.emoji()), zoo.judge(), {}
-    for prompt, place in list(ASKED.items())[:1] + list(DISCS.items()):
+    for prompt, place in [*list(ASKED.items())[:1], *DISCS.items(), *CIRCLES.items()]:
         runs = {
             name: measure(generator, judge, tmp_path / prompt / name, prompt, place, updates=1, steps=2, **settings)
             for name, settings in (("alone", {"optimise": "noise", "candidates": 1}), ("default", {"candidates": 2}))
@@ -148,4 +148,4 @@ def test_the_defaults_are_measured_on_prompts_and_boxes_of_their_own(tmp_path):
         found[prompt] = runs
     figures = figures_of(found, found)
     assert list(figures) == ["plain", "alone", "default"]
-    assert all(f["n"] == 4 and 0 <= f["counted"] <= f["median"] <= 1 for f in figures.values())
+    assert all(f["n"] == 6 and 0 <= f["counted"] <= f["median"] <= 1 for f in figures.values())

@@ -58,6 +58,8 @@ def test_the_embedded_model_gets_both(tmp_path):
     assert fit(pipe, settings(tmp_path, prompts=("red apple", "blue"))).recogniser == "none"  # it knows no blue
     assert fit(pipe, settings(tmp_path, candidates=2)).phrases == ("small {prompt} at left",)
     assert fit(pipe, settings(tmp_path, box=None, symmetry="both")).blend == ()
+    assert fit(pipe, settings(tmp_path, box=None, sketch="lines.png")).optimise == "noise"
+    assert fit(pipe, settings(tmp_path, box=None, sketch="lines.png", optimise="both")).optimise == "both"
 
 
 def test_a_long_prompt_leaves_no_row_to_optimise_and_no_room_for_further_words(tmp_path):

@@ -113,7 +113,7 @@ def guide(
         str | None,
         typer.Option(
             "--optimise",
-            help="noise, embedding or both (default: both where the model takes a changed embedding).",
+            help="noise, embedding or both (default: both; noise with a sketch or if the model takes no changed rows).",
             rich_help_panel=HOW,
         ),
     ] = None,

@@ -69,7 +69,8 @@ class GuideConfig(TaskConfig):
         "None: embedded with that model, for prompts whose objects it knows.",
     )
     optimise: Literal["noise", "embedding", "both"] | None = Field(
-        default=None, description="What is optimised; None: both where the pipeline paints a changed embedding."
+        default=None,
+        description="What is optimised; None: both, the noise along a sketch or where no changed row is painted.",
     )
     candidates: int = Field(default=6, ge=1, description="Starting noises tried for each seed; the best is optimised.")
     starts: int = Field(

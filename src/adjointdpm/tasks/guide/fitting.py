@@ -1,8 +1,8 @@
 """What a configuration leaves open is settled by the pipeline, and what does not fit it is found before any picture.
 
-Settings that are None get the values that are known to do well: for any pipeline both noise and embedding, and a guess
-blended in, where it can take them; for the embedded model its classifier and its own words for places as well.  The
-same setting given explicitly is taken as it is, or refused where it cannot be had.
+Settings that are None get the values that are known to do well: for any pipeline both noise and embedding (the noise
+alone along a sketch), and a guess blended in, where it can take them; for the embedded model its classifier and its own
+words for places as well.  The same setting given explicitly is taken as it is, or refused where it cannot be had.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def fitted(config: GuideConfig, painter: Painter, size: tuple[int, int]) -> Guid
     embedded = is_embedded(painter.generator.pipe)
     changes: dict[str, Any] = {}
     if config.optimise is None:
-        changes["optimise"] = "both" if _paints_changed_rows(config, painter) else "noise"
+        # along a sketch the embedding takes the object apart: every edge that is no line has to go
+        both = config.sketch is None and _paints_changed_rows(config, painter)
+        changes["optimise"] = "both" if both else "noise"
     elif config.optimise != "noise":
         _check_rows(config, painter)
     try:
