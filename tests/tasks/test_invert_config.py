@@ -30,7 +30,10 @@ def test_the_papers_preset_gives_way_to_what_is_given():
         ({"target_words": "sepia"}, "got 2"),
         ({"prompts": ("a", "b"), "seeds": (1, 2, 3)}, "2 prompts and 3 seeds cannot be paired"),
         ({"effect": None, "target_images": ("a.png",), "seeds": (1, 2)}, "1 target images for 2 pairs"),
-        ({"effect": None, "target_words": "3d", "effect_options": {"strength": 1}}, "`effect_options` are for `effect`"),
+        (
+            {"effect": None, "target_words": "3d", "effect_options": {"strength": 1}},
+            "`effect_options` are for `effect`",
+        ),
         ({"effect": None, "target_words": "{prompt} "}, "holds no word"),
         ({"pairs_per_step": 3, "seeds": (1, 2)}, "pairs_per_step=3, but there are 2 pairs"),
         ({"token": "my token"}, "one word without spaces"),
