@@ -265,7 +265,7 @@ def test_terms_that_are_none(text):
         ("sharpness=3", "takes no argument; got '3'"),
         ("jpeg=high", "a JPEG quality from 1 to 100, got 'high'"),
         ("clip", "clip=FOLDER"),
-        ("no_such_module:score", "cannot import"),
+        ("no_such_module:score", "^cannot import 'no_such_module' of 'no_such_module:score': ModuleNotFoundError"),
         ("math:pi", "has no function 'pi'"),
     ],
 )

@@ -216,10 +216,10 @@ def test_token_space_matches_plain_diffusers_and_touches_nothing(gen, tmp_path):
     space = TokenSpace(painter, config)
     with torch.no_grad():
         space.parameter.copy_(result.embedding.vectors)
-        ours = space.encode(["blue cat", "small <tone> apple"])
+        ours = space.encode(["blue cat", "small <tone>, apple"])
     plain = tiny_pipeline()
     plain.load_textual_inversion(str(result.embedding_path))
-    theirs, _ = plain.encode_prompt(["blue cat <tone>", "small <tone> apple"], "cpu", 1, False)
+    theirs, _ = plain.encode_prompt(["blue cat <tone>", "small <tone>, apple"], "cpu", 1, False)
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 

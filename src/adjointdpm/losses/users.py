@@ -5,6 +5,7 @@ Such a function is called as it is, within `blamed`: a module stays a module, an
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sysconfig
 import traceback
@@ -21,6 +22,7 @@ from adjointdpm.errors import AdjointDPMError, InvalidInput, NonFinite, NotDiffe
 __all__ = ["blamed", "handed", "place_of", "trial"]
 
 OURS = tuple(f"{folder}/" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+NOT_SAID = (*OURS, "<frozen", f"{Path(importlib.__file__).parent}/")  # importing names no line of anybody's
 LIBRARIES = tuple(f"{sysconfig.get_path(kind)}/" for kind in ("stdlib", "purelib", "platlib"))
 
 
@@ -44,7 +46,7 @@ def blamed(who: str) -> Iterator[None]:
 
 def place_of(error: BaseException) -> str:
     """ " at FILE:LINE (CODE)" of the user's own code, or of a library's where none of it was running; "" if neither."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(OURS)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(NOT_SAID)]
     own = [f for f in frames if not f.filename.startswith(LIBRARIES)]
     frame = next(iter(reversed(own or frames)), None)
     return "" if frame is None else f" at {Path(frame.filename).name}:{frame.lineno} ({frame.line})"

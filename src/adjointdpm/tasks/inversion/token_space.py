@@ -60,7 +60,8 @@ class TokenSpace:
 
     def prompt_with_token(self, prompt: str) -> str:
         """What the user types in plain diffusers once the file is loaded."""
-        return prompt if self.token in prompt.split() else f"{prompt} {self.token}".strip()
+        # anywhere in the text, as the tokenizer finds it
+        return prompt if self.token in prompt else f"{prompt} {self.token}".strip()
 
     def ids(self, prompt: str) -> Tensor:
         """Token ids (L,) of a prompt with all vectors of the token in it; raises if they do not fit."""
