@@ -93,4 +93,8 @@ def summary(config: GuideConfig, result: GuideResult) -> list[str]:
         middle = (len(before) - 1) // 2
         unit = result.units.get(term, "")
         lines.append(f"{term:<13} {before[middle]:.3g} -> {after[middle]:.3g}{' ' if unit else ''}{unit} (median)")
+    judged = [case["recognised"] for case in result.record["results"]["cases"] if "recognised" in case]
+    if judged:
+        before, after = (sum(column) for column in zip(*judged, strict=True))
+        lines.append(f"recognised    {before} -> {after} of {len(judged)} objects (by a judge that is not optimised)")
     return [*lines, f"images        {result.folder}", f"report        {result.report_path}"]

@@ -1,12 +1,17 @@
 """Functions of the user's in a guided run, and prompts that the embedded recogniser reads as the tokenizer does."""
 
+import html
+
 import pytest
 import torch
 
-from adjointdpm.errors import InvalidInput
+from adjointdpm import zoo
+from adjointdpm.cli.guide import summary
+from adjointdpm.errors import InputWarning, InvalidInput
 from adjointdpm.pipelines import differentiable
 from adjointdpm.tasks import GuideConfig, guide_images
 from adjointdpm.tasks.guide.recogniser import EmbeddedRecogniser
+from adjointdpm.zoo.measure import object_recognised
 from adjointdpm.zoo.objects import OBJECTS
 from tests.support.tiny_pipeline import tiny_pipeline
 
@@ -51,3 +56,17 @@ def test_the_recogniser_reads_prompts_as_the_tokenizer_does():
     assert network.label == {"A Cat, at left": list(OBJECTS).index("cat")}
     with pytest.raises(InvalidInput, match="knows no object in the prompt 'blue stripes'"):
         EmbeddedRecogniser(torch.nn.Identity(), ["blue stripes"])
+
+
+def test_a_judge_that_is_not_optimised_says_whether_objects_are_still_there(tmp_path):
+    quick = {"updates": 1, "steps": 4, "candidates": 1, "seeds": (0,), "size": 0.3}
+    config = GuideConfig(out=tmp_path / "run", prompts=("3d Cat, on white background", "blue"), **quick)
+    with pytest.warns(InputWarning, match="'blue' names none"):
+        result = guide_images(config, differentiable(zoo.emoji()))
+    named, nameless = result.record["results"]["cases"]
+    seen = object_recognised(result.images[:1], ["cat"], zoo.judge())
+    assert named["recognised"][1] == bool(seen[0])
+    assert "recognised" not in nameless
+    count = sum(named["recognised"][1:])
+    assert f"names the prompt's object in {count} of 1 images" in html.unescape(result.report_path.read_text())
+    assert any(line.startswith("recognised ") and "of 1 objects" in line for line in summary(config, result))

@@ -9,11 +9,10 @@ import torch
 from adjointdpm import zoo
 from adjointdpm.cli.stylize import summary
 from adjointdpm.pipelines import differentiable
-from adjointdpm.tasks.networks import is_embedded
+from adjointdpm.tasks.networks import is_embedded, object_judge
 from adjointdpm.tasks.painter import Painted
 from adjointdpm.tasks.stylize import StylizeConfig, StylizeResult, stylize_model
 from adjointdpm.tasks.stylize.compare import Comparison
-from adjointdpm.tasks.stylize.networks import object_judge
 from tests.support.tiny_pipeline import tiny_pipeline
 
 

@@ -25,6 +25,7 @@ from adjointdpm.tasks.guide.page import report_of
 from adjointdpm.tasks.guide.start import Start
 from adjointdpm.tasks.guide.typicality import typicality
 from adjointdpm.tasks.loop import History
+from adjointdpm.tasks.networks import object_judge
 from adjointdpm.tasks.painter import Painted
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Outcome:
     effort: dict[str, int]
     again: str
     given: Mapping[str, Image]
+    recognised: Mapping[int, tuple[bool, bool]]  # by the judge, before and after, of the cases where it can tell
 
     @classmethod
     def of(
@@ -87,9 +89,12 @@ class Outcome:
                     readings[case][term.name] = (round(old, 4), round(new, 4))
             losses = tuple(objective.of_images(seen.image, every).tolist() for seen in (before, after))
             noise, rows = objective.noise(values, every), objective.rows(values, every)
+            judged = _judged(objective, start.plain.image, guided.image)
         both = (losses[0], losses[1])
         work = effort.total()
-        return cls(objective, start, history, noise, rows, guided, after.mask, readings, both, work, again, given)
+        return cls(
+            objective, start, history, noise, rows, guided, after.mask, readings, both, work, again, given, judged
+        )
 
     @property
     def config(self) -> GuideConfig:
@@ -127,6 +132,7 @@ class Outcome:
                     "blended": self.start.blends[i],
                     "loss": [round(self.losses[0][i], 6), round(self.losses[1][i], 6)],
                     "readings": {name: list(pair) for name, pair in self.readings[i].items()},
+                    **({"recognised": list(self.recognised[i])} if i in self.recognised else {}),
                     "noise": typical[i],
                     "image": f"{self.stem(i)}.png",
                     "noise_file": f"{self.stem(i)}.noise.safetensors",
@@ -200,3 +206,12 @@ class Outcome:
         shown = [[marked(picture, self.config, self.given) for picture in column] for column in shown]
         names = [f"{prompt}, seed {seed}" for prompt, seed in self.config.cases]
         return columns, [list(row) for row in zip(*shown, strict=True)], names
+
+
+def _judged(objective: Objective, before: Tensor, after: Tensor) -> dict[int, tuple[bool, bool]]:
+    """Whether the embedded model's judge, which is never optimised against, sees each prompt's object."""
+    judge = object_judge(objective.painter.generator.pipe)
+    if judge is None:
+        return {}
+    seen = zip(*(judge(images.cpu().float(), objective.prompts) for images in (before, after)), strict=True)
+    return {i: (old, new) for i, (old, new) in enumerate(seen) if old is not None and new is not None}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adjointdpm.report import Block, Chart, Code, Facts, Pictures, Section, Table, curves, render_report
+from adjointdpm.report import Block, Chart, Code, Facts, Pictures, Section, Table, Text, curves, render_report
 from adjointdpm.runs import RunFolder
 from adjointdpm.tasks.guide.terms import Term
 
@@ -28,11 +29,12 @@ def report_of(outcome: Outcome, run: RunFolder) -> str:
         pictures.append(
             Pictures(list(outcome.given), [list(outcome.given.values())], caption="What was given.", size=128)
         )
+    asked: list[Block] = [_table(outcome, term) for term in outcome.objective.terms if term.reading is not None]
+    if outcome.recognised:
+        asked.append(Text(_judged(list(outcome.recognised.values()))))
     sections = [
         Section("Images", pictures),
-        Section(
-            "What was asked", [_table(outcome, term) for term in outcome.objective.terms if term.reading is not None]
-        ),
+        Section("What was asked", asked),
         Section("Optimisation", [_curves(outcome), Facts(_facts(outcome))]),
         Section("Again", [Code(outcome.again, "The whole run."), Code(_generate(outcome, run), "One image.")]),
     ]
@@ -61,6 +63,14 @@ def _table(outcome: Outcome, term: Term) -> Block:
     direction = "more is better" if term.higher else "" if "wanted" in term.label else "less is better"
     caption = f"{term.label[:1].upper()}{term.label[1:]}, in {term.unit}{'; ' if direction else ''}{direction}."
     return Table(["image", "before", "after"], rows, caption)
+
+
+def _judged(recognised: Sequence[tuple[bool, bool]]) -> str:
+    before, after = (sum(column) for column in zip(*recognised, strict=True))
+    return (
+        f"A judge that nothing is optimised against names the prompt's object in {after} of {len(recognised)} images, "
+        f"without guidance in {before}."
+    )
 
 
 def _curves(outcome: Outcome) -> Block:

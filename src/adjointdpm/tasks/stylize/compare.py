@@ -11,8 +11,8 @@ from torch import Tensor
 
 from adjointdpm.losses.style import StyleTarget
 from adjointdpm.tasks.images import parts
+from adjointdpm.tasks.networks import Recognised
 from adjointdpm.tasks.painter import Painted, Painter
-from adjointdpm.tasks.stylize.networks import Recognised
 from adjointdpm.tasks.stylize.share import in_step
 from adjointdpm.tasks.team import Team
 

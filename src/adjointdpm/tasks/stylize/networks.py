@@ -16,10 +16,7 @@ from adjointdpm.losses.style import StyleAndContent, StyleTarget
 from adjointdpm.tasks.networks import is_embedded
 from adjointdpm.tasks.stylize.config import AUTO, NONE, StylizeConfig
 
-__all__ = ["Networks", "object_judge", "wide"]
-
-#: Images (B, 3, H, W) and prompts -> of each image whether it shows the prompt's object; None for prompts of none.
-Recognised = Callable[[Tensor, Sequence[str]], "list[bool | None]"]
+__all__ = ["Networks", "wide"]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -32,28 +29,6 @@ def _known() -> dict[str, Callable[[], FeatureExtractor]]:
     from adjointdpm import zoo
 
     return {"classifier": zoo.classifier, "judge": zoo.judge}
-
-
-def object_judge(pipe: Any) -> Recognised | None:
-    """Says whether images still show what their prompts name; None for models whose objects nobody here knows."""
-    if not is_embedded(pipe):
-        return None
-    from adjointdpm import zoo
-    from adjointdpm.zoo.lexicon import objects_in
-    from adjointdpm.zoo.measure import object_recognised
-
-    judge = zoo.judge()
-
-    def recognised(images: Tensor, prompts: Sequence[str]) -> list[bool | None]:
-        found: list[bool | None] = [None] * len(prompts)
-        known = [i for i, prompt in enumerate(prompts) if objects_in(prompt)]
-        if known:
-            seen = object_recognised(images[known], [prompts[i] for i in known], judge).tolist()
-            for i, yes in zip(known, seen, strict=True):
-                found[i] = yes
-        return found
-
-    return recognised
 
 
 @dataclass(frozen=True)

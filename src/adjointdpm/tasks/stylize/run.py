@@ -22,11 +22,12 @@ from adjointdpm.runs import JsonlLog, RunFolder, load_tensors, read_jsonl, save_
 from adjointdpm.runs.log import NoLog
 from adjointdpm.tasks.again import in_python
 from adjointdpm.tasks.loop import History, optimise
+from adjointdpm.tasks.networks import object_judge
 from adjointdpm.tasks.opening import check_generator, run_folder
 from adjointdpm.tasks.painter import Painted, Painter
 from adjointdpm.tasks.stylize.compare import Comparison, paint_pairs
 from adjointdpm.tasks.stylize.config import StylizeConfig
-from adjointdpm.tasks.stylize.networks import Networks, object_judge, wide
+from adjointdpm.tasks.stylize.networks import Networks, wide
 from adjointdpm.tasks.stylize.objective import Objective
 from adjointdpm.tasks.stylize.outcome import REPORT_FILE, WEIGHTS, Outcome
 from adjointdpm.tasks.stylize.style_image import open_style, style_tensor
