@@ -2,7 +2,8 @@
 
 python -m studies.guide.defaults      # an hour or less; finished runs are not run again
 
-Prompts, boxes and noises are not those of the study.  The figures go to `defaults.json`; the page shows them.
+Boxes and noises are not those of the study, nor are five of the six prompts.  The figures go to `defaults.json`; the
+page shows them.
 """
 
 from __future__ import annotations

@@ -71,8 +71,7 @@ def run(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericalWarning)  # that a gradient is biased is what is studied
         with subject_of(_same_sampler(generator, config), config) as (subject, painter):
-            size = generator.pipe.unet.config.sample_size * generator.pipe.vae_scale_factor
-            objective = Objective(config, painter, subject, Rewards.of(config, (size, size)))
+            objective = Objective(config, painter, subject, Rewards.of(config, embedded=True))
             start, before = _judge(objective, judged, before=True)
             if method == "best_of":
                 updates, spent = _best_of(objective, subject, judged, seconds)

@@ -46,6 +46,7 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         },
     ),
 }  # fmt: skip
+CASES["guide with nothing tried"] = (guide, GuideConfig, {"prompts": ("cat",), "size": 0.5, "blend": (), "phrases": ()})
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -53,6 +54,7 @@ def test_the_printed_command_says_every_setting(
     cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     module, cls, settings = CASES[name]
+    name = name.split()[0]
     config: TaskConfig = cls(out="run", **settings)
     road = {"solver": "ab4", "spacing": None, "form": "raw"}
     road |= {} if name == "reward" else {"gradient": "full"}
@@ -61,7 +63,8 @@ def test_the_printed_command_says_every_setting(
     Path("star.png").touch()
     read: list[Any] = []
     monkeypatch.setattr(module, name, lambda shell, *rest: read.extend(rest) or 0)
-    command = command_again(name, config, module.FLAGS, road, choice, joined=("box", "keep_box"))
+    spelt: dict[str, Any] = {"joined": guide.JOINED, "empty": guide.EMPTY} if module is guide else {}
+    command = command_again(name, config, module.FLAGS, road, choice, **spelt)
     ran = cli(*shlex.split(command)[1:])
     assert ran.code == 0, ran.err
     given, config_file, resume, its_road, its_choice = read

@@ -24,6 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
         "harden": True, "harden_lr": 1e-5, "control_prompts": ("dog",), "negative_prompt": "blurred",
         "guidance_scale": -1, "batch_size": 7, "checkpoint_every": 2, "tracker": "tensorboard", "preset": "paper",
     },
+    "alone": {"baselines": (), "prompts": ("cat",)},
     "generator": {"generator": "mine.py:make", "generator_options": {"seed": 3, "kind": "soft"}, "labels": ("1",),
                   "prompts": ("3",)},
     "filter": {"mode": "filter", "owner": "the zoo", "purpose": "a test", "prompts": ("red apple", "cake"),
@@ -40,7 +41,7 @@ def test_the_printed_command_says_every_setting(
     choice = ModelChoice("some folder", "fp16", dtype="bfloat16")
     read: list[Any] = []
     monkeypatch.setattr(audit, "audit", lambda shell, *rest: read.extend(rest) or 0)
-    command = command_again("audit", config.shown(), audit.FLAGS, road, choice)
+    command = command_again("audit", config.shown(), audit.FLAGS, road, choice, empty={"baselines": "none"})
     ran = cli(*shlex.split(command)[1:])
     assert ran.code == 0, ran.err
     given, config_file, resume, its_road, its_choice = read

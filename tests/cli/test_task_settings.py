@@ -78,10 +78,18 @@ def test_the_folder_may_be_named_in_the_file(tmp_path: Path, monkeypatch: pytest
     assert (config.out, config.prompts) == (Path("inversion"), ("red",))
 
 
+def test_what_was_empty_in_a_run_stays_empty(tmp_path: Path) -> None:
+    recorded = {"prompts": ["red"], "effect": "sepia", "unseen_prompts": [], "batch_size": None, "target_images": []}
+    (tmp_path / "run.json").write_text(json.dumps({"task": "invert", "config": recorded}))
+    assert task_settings(InvertConfig, {"out": tmp_path, "unseen_prompts": []}, resume=True).unseen_prompts == ()
+    file = tmp_path / "settings.yaml"
+    file.write_text("{prompts: red, effect: sepia, unseen_prompts: [], batch_size: null}")
+    assert task_settings(InvertConfig, {"out": tmp_path / "new"}, file).unseen_prompts == ()
+
+
 def test_a_resumed_run_has_its_own_sampler_and_model(tmp_path: Path) -> None:
-    again = (
-        "adjointdpm invert --lr=0.1 --solver=ab4 --form=raw '--model=some folder' --dtype=bfloat16 --out=x 'red = 1'"
-    )
+    options = "--lr=0.1 --solver=ab4 --form=raw '--model=some folder' --dtype=bfloat16 --out=x"
+    again = f"adjointdpm invert {options} -- 'red = 1' --form=x"
     (tmp_path / "run.json").write_text(json.dumps({"config": {}, "again": again}))
     road = {"solver": None, "spacing": None, "form": "angle", "gradient": None}
     found, choice = recorded_options(tmp_path, road, ModelChoice(device="cpu"))

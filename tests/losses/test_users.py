@@ -8,6 +8,7 @@ from torch import nn
 
 from adjointdpm.errors import InvalidInput, NonFinite, NotDifferentiable
 from adjointdpm.losses import check_loss, load_loss
+from adjointdpm.losses.load import load_function
 from adjointdpm.losses.rewards import check_reward, load_reward, read_term
 from adjointdpm.losses.users import blamed, handed, trial
 
@@ -101,6 +102,7 @@ class Two(nn.Module):
         (lambda images: 0, 1),
         (lambda x, y: 0, 2),
         (lambda x, prompts=None: 0, 2),
+        (lambda x, texts=None: 0, 2),
         (lambda x, power=2: 0, 1),
         (lambda x, power=2, metadata=None: 0, 1),
         (lambda *all: 0, 7),
@@ -135,6 +137,12 @@ def test_a_file_with_a_dataclass_is_loaded_and_leaves_no_module_behind(tmp_path)
     )
     assert float(load_loss(f"{file}:loss")(torch.full((1, 3, 2, 2), 3.0), torch.zeros(1, 3, 2, 2))) == 9
     assert "with_dataclass" not in sys.modules
+
+
+def test_a_file_called_as_a_library_does_not_stand_in_for_it(tmp_path):
+    file = tmp_path / "colorsys.py"
+    file.write_text("import colorsys\ndef hue(images):\n    return colorsys.rgb_to_hsv(1, 0, 0)\n")
+    assert load_function(f"{file}:hue")(None) == (0.0, 1.0, 1.0)
 
 
 def test_a_file_that_does_not_import_names_the_line(tmp_path):

@@ -50,7 +50,7 @@ def first_gradient(case: str, folder: Path, team: Team) -> dict[str, torch.Tenso
     """Gradient of the first step in float32, summed over the processes; images one by one, as rounding asks."""
     generator, config = differentiable(tiny_pipeline()), config_of(case, folder, batch_size=1)
     with subject_of(generator_for(generator, config), config) as (subject, painter):
-        rewards = Rewards.of(config, (16, 16))
+        rewards = Rewards.of(config, embedded=False)
         Objective(config, painter, subject, rewards, team).backward(1)
         team.sum_gradients(subject.parameters.values())
         return {name: p.grad.clone() for name, p in subject.parameters.items() if p.grad is not None}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from adjointdpm.errors import NonFinite
+from adjointdpm.errors import AdjointDPMError, NonFinite
 from adjointdpm.pipelines import differentiable
 from adjointdpm.runs import RunFolder, save_tensors
 from adjointdpm.tasks import InvertConfig, invert
@@ -96,7 +96,7 @@ def exchange(team: Team, folder: Path) -> dict[str, Any]:
         run.begin()
         try:
             optimise(run, {"x": x}, bad, LoopSettings(2, 1e-3, "constant", 0.0, 1), team=team)
-        except NonFinite as error:
+        except AdjointDPMError as error:
             message = str(error)
     return {
         "mine": team.mine(items),

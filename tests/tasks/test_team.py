@@ -93,7 +93,7 @@ def test_what_is_exchanged(folder: Path) -> None:
         assert seen["total"] == pytest.approx(0.3)
         assert seen["agree"] == [False, True, True]
         assert seen["gradients"] == [[3.0] * 3, [0.0, 1.0, 2.0], None]
-    assert main["not finite"].startswith("another process failed, or found")
+    assert main["not finite"].startswith("another process of this run failed; its message says why (step 1 of 2)")
     assert other["not finite"].startswith("the loss is nan (step 1 of 2)")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from adjointdpm.cli.models import ModelChoice
@@ -23,6 +24,7 @@ def command_again(
     road: Mapping[str, Any],
     choice: ModelChoice,
     joined: Collection[str] = (),
+    empty: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """`adjointdpm COMMAND …` with every setting that differs from its default, and `--out` beside the run's folder.
 
@@ -35,6 +37,7 @@ def command_again(
         road: options of `ad.differentiable`; None is not said.
         choice: the model.  Its device is left to whoever repeats the run.
         joined: fields whose numbers go into one option, with commas; of others each is an option of its own.
+        empty: what the option of a field is given for an empty list.
     """
     options: list[str] = []
     arguments: list[str] = []
@@ -44,7 +47,8 @@ def command_again(
             on_or_off = option.split("/")
             options.append(on_or_off[0] if value else on_or_off[-1])
         elif option.startswith("--"):
-            options += [f"{option}={text}" for text in _texts(value, name in joined)]
+            texts = _texts(value, name in joined) or ([empty[name]] if name in empty else [])
+            options += [f"{option}={text}" for text in texts]
         else:
             arguments += _texts(value, False)
     more = {**road, "model": choice.model, "variant": choice.variant, "dtype": choice.dtype}

@@ -56,7 +56,7 @@ def audit(
             update(1000 * done // of, f"audit, {what.replace('_', ' ')}")
 
         def again(shown: AuditConfig) -> str:
-            return command_again("audit", shown, FLAGS, road, choice)
+            return command_again("audit", shown, FLAGS, road, choice, empty={"baselines": "none"})
 
         result = ad.tasks.run_audit(config, generator, on_progress=on_progress, again=again)
     name = config.generator or choice.name

@@ -32,6 +32,7 @@ FLAGS = SHARED | {
     "shell": "--shell/--no-shell",
     "move_noise": "--move-noise/--no-move-noise",
 }
+JOINED, EMPTY = ("box", "keep_box"), {"blend": "0", "phrases": "{prompt}"}  # see `command_again`
 
 
 def guide(
@@ -47,7 +48,7 @@ def guide(
     if resume:
         road, choice = recorded_options(config.out, road, choice)
     generator = ad.differentiable(choice.load(), **{name: value for name, value in road.items() if value is not None})
-    again = command_again("guide", config, FLAGS, road, choice, joined=("box", "keep_box"))
+    again = command_again("guide", config, FLAGS, road, choice, joined=JOINED, empty=EMPTY)
     count = len(config.cases)
     label = f"guiding {count} image{'s' if count > 1 else ''}"
     with shell.progress(label, config.updates) as update:

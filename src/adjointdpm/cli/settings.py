@@ -79,6 +79,7 @@ def recorded_options(out: Path, road: Mapping[str, Any], choice: ModelChoice) ->
     """Road and model of the run in `out` where the command line says nothing of them; its device is not the run's."""
     command = str(_record(out).get("again"))
     words = shlex.split(command) if command.startswith("adjointdpm ") else []  # else the run was begun from Python
+    words = words[: words.index("--")] if "--" in words else words
     said = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
     whole = {name: said.get(name) if value is None else value for name, value in road.items()}
     dtype = said.get("dtype", choice.dtype) if choice.dtype == ModelChoice.dtype else choice.dtype

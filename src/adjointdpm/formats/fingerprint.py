@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "weights_hash"]
 
 SAMPLE = 1024
 
@@ -25,10 +25,11 @@ def fingerprint(pipe: Any) -> dict[str, str]:
     unet = getattr(pipe, "unet", None)  # not `unet or …`: a compiled module has no truth value
     denoiser = getattr(pipe, "transformer", None) if unet is None else unet
     found = {"text_encoder": (getattr(pipe, "text_encoder", None), None), "denoiser": (denoiser, SAMPLE)}
-    return {name: _hash(module, sample) for name, (module, sample) in found.items() if module is not None}
+    return {name: weights_hash(module, sample) for name, (module, sample) in found.items() if module is not None}
 
 
-def _hash(module: torch.nn.Module, sample: int | None) -> str:
+def weights_hash(module: torch.nn.Module, sample: int | None = SAMPLE) -> str:
+    """16 hex digits of a module's names, shapes and values, of at most `sample` of these in each tensor (None: all)."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         flat = tensor.detach().reshape(-1)

@@ -70,6 +70,8 @@ def place_rows(encoded: Tensor, rows: Tensor, position: Position, words: list[in
 
 def row_count(pipe: Any) -> int:
     """L.  A tokenizer saved by transformers 5 may lack it (then it holds a huge number); the encoder knows it."""
+    if getattr(pipe, "text_encoder", None) is None or getattr(pipe, "tokenizer", None) is None:
+        raise InvalidInput(f"{type(pipe).__name__} has no text encoder of its own, so there are no rows to learn")
     places = getattr(pipe.text_encoder.config, "max_position_embeddings", None)
     if places is None:
         raise InvalidInput(

@@ -72,16 +72,13 @@ def load_function(name: str) -> Callable[..., Any]:
 def _from_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # a name of its own: a file called as a library would stand in for it
+    spec = importlib.util.spec_from_file_location(f"_adjointdpm_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    known = sys.modules.setdefault(spec.name, module)  # while it runs: dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        if known is module:
-            sys.modules.pop(spec.name, None)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
     return module
 
 

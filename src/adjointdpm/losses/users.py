@@ -64,8 +64,8 @@ def trial() -> Iterator[None]:
 def handed(function: Callable[..., Any], offered: Sequence[str], who: str, unknown: int = 1) -> int:
     """With how many of the arguments `offered`, in their order, a function is to be called.
 
-    With those that it needs, and those that it could take and has the same names for; with `unknown` of them where it
-    takes any number or has no signature.  Raises `InvalidInput` where it takes none, or needs more.
+    With those that it needs, and further ones that it has the same names for or whose default is None; with `unknown`
+    of them where it takes any number or has no signature.  Raises `InvalidInput` where it takes none, or needs more.
     """
     try:
         called = function.forward if isinstance(function, nn.Module) else function
@@ -81,6 +81,8 @@ def handed(function: Callable[..., Any], offered: Sequence[str], who: str, unkno
     if any_number:
         return max(needed, unknown)
     count = max(needed, 1)
-    while count < min(len(places), len(offered)) and places[count].name == offered[count]:
+    while count < min(len(places), len(offered)) and (
+        places[count].name == offered[count] or places[count].default is None
+    ):
         count += 1
     return count

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -119,12 +121,17 @@ class Generator:
         return f"differentiable({type(self.pipe).__name__}, {shown})"
 
     def identity(self) -> dict[str, str]:
-        """Pipeline, scheduler and settings as text: what must agree for the same images and gradients.
+        """Pipeline, schedule and settings as text: with equal weights, what makes the same images and gradients.
 
         `memory` decides only how the gradient is computed and is left out.
         """
+        plain = {
+            name: {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+            for name, scheduler in schedulers_of(self.pipe).items()
+        }
+        schedule = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
         found = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings) if f.name != "memory"}
-        sampler = {"pipeline": type(self.pipe).__name__, "sampler": self._sampler_name()}
+        sampler = {"pipeline": type(self.pipe).__name__, "sampler": self._sampler_name(), "schedule": schedule}
         return sampler | {name: str(value) for name, value in found.items() if value is not None}
 
     def with_(self, **changes: Any) -> Generator:

@@ -125,10 +125,12 @@ def optimise(
                 group["lr"] = learning_rate(settings, step)
             try:
                 loss, norm = _gradient(backward, parameters, step, optimizer, team, precision)
-            except AdjointDPMError as error:  # of the user's own functions too
+            except Exception as error:  # of the user's own functions too, or no memory is left
                 if saved < step - 1:
                     run.save(_checkpoint(step - 1, parameters, optimizer, history, precision, plateaus))
                 run.finish("failed")
+                if not isinstance(error, AdjointDPMError):
+                    raise
                 kept = f"the state after step {step - 1} is saved in {run.path}" if step > 1 else "no step was made"
                 remedy = " Try a smaller learning rate, or a loss that stays finite." * isinstance(error, NonFinite)
                 raise type(error)(f"{error} (step {step} of {settings.epochs}); {kept}.{remedy}") from error
@@ -202,13 +204,8 @@ def _gradient(
 
 def _together(backward: Callable[[int], float], step: int, team: Team) -> float:
     """The loss over all processes; raises in each of them if one failed or found it not finite."""
-    try:
+    with team.in_step():
         loss = backward(step)
-    except AdjointDPMError:
-        team.agree(True)
-        raise
-    if team.agree(False):
-        raise NonFinite("another process failed, or found a value that is not finite; its message says which")
     return team.total(loss)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from adjointdpm.errors import InvalidInput
-from adjointdpm.formats import fingerprint
+from adjointdpm.formats.fingerprint import fingerprint, weights_hash
 from adjointdpm.runs import RunFolder
 from adjointdpm.tasks.settings import TaskConfig
 from adjointdpm.tasks.team import Team
@@ -22,6 +24,17 @@ def check_generator(generator: Any) -> None:
         )
 
 
+def _model(pipe: Any) -> dict[str, str]:
+    """Hashes of all of a pipeline's networks, and the number format."""
+    known = {pipe.components.get(name) for name in ("text_encoder", "unet", "transformer")}
+    others = {k: part for k, part in pipe.components.items() if isinstance(part, torch.nn.Module) and part not in known}
+    return {
+        **fingerprint(pipe),
+        **{name: weights_hash(part) for name, part in others.items()},
+        "dtype": str(pipe.dtype),
+    }
+
+
 def run_folder(
     task: str, config: TaskConfig, generator: Any, team: Team, again: str | None, facts: Mapping[str, Any] | None = None
 ) -> RunFolder:
@@ -30,6 +43,7 @@ def run_folder(
     Settings, model and sampler must be those of the run that is resumed; `facts` too, such as the hash of a file that
     the settings name.  `again` is the command that repeats the run; `run.json` has it.
     """
-    identity = {**fingerprint(generator.pipe), **generator.identity(), **(facts or {})}
-    device = str(getattr(generator.pipe, "device", "cpu"))
+    pipe = generator.pipe
+    identity = {**_model(pipe), **generator.identity(), **(facts or {})}
+    device = str(getattr(pipe, "device", "cpu"))
     return RunFolder(config.out, task, config.identity(), identity, device, team=team, free=config.free(), again=again)

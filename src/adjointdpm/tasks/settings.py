@@ -100,15 +100,14 @@ def load_config(
     Args:
         cls: the configuration's class.
         file: an object of settings, or None.
-        given: fields by name; None and empty lists count as not given.  One value of a list stands for a list of one.
+        given: fields by name.  One value of a list stands for a list of one.
         named: what messages call a field, such as the option that sets it; within a message the names of fields stand
             in backticks, or have an underscore.
 
     Raises:
         InvalidInput: the file cannot be read, or fields are wrong; names each with its value and what was expected.
     """
-    fields = {} if file is None else read_settings(file)
-    fields |= {name: value for name, value in given.items() if value is not None and value != []}
+    fields = {**({} if file is None else read_settings(file)), **given}
     for name, info in cls.model_fields.items():
         if isinstance(fields.get(name), (str, int, float)) and _is_list(info.annotation):
             fields[name] = [fields[name]]

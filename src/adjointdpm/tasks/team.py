@@ -12,17 +12,24 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Team"]
+from adjointdpm.errors import AdjointDPMError
+
+__all__ = ["OtherProcessFailed", "Team"]
 
 T = TypeVar("T")
 BUCKET = 1 << 24  # numbers sent at once
+
+
+class OtherProcessFailed(AdjointDPMError, RuntimeError):
+    """Another process of the same run raised; its own message says why."""
 
 
 class Team:
@@ -56,6 +63,20 @@ class Team:
     def mine(self, items: Sequence[T]) -> list[T]:
         """This process's share of what all of them have to do."""
         return list(items[self.rank :: self.size])
+
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        """Within, each does its own share of what they exchange afterwards; if one fails, none waits for it.
+
+        Raises `OtherProcessFailed` in the others, at the end of their shares.
+        """
+        try:
+            yield
+        except BaseException:
+            self.agree(True)
+            raise
+        if self.agree(False):
+            raise OtherProcessFailed("another process of this run failed; its message says why")
 
     def gather(self, rows: Sequence[T]) -> list[T]:
         """The rows of all processes, on each of them, in the order of the items that `mine` dealt out.

@@ -376,6 +376,28 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(gen, settings, network, ju
         run_audit(settings(out=config.out, iterations=9), gen, network=network, judge=judged)
 
 
+def test_what_was_done_before_a_failure_is_kept(gen, settings, network, judged, monkeypatch):
+    from adjointdpm.tasks.audit import bench
+
+    original, count = bench.Bench.rows, 0
+
+    def fails(self, *args):
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise InvalidInput("the judge fails")
+        return original(self, *args)
+
+    monkeypatch.setattr(bench.Bench, "rows", fails)
+    config = settings(checkpoint_every=50)
+    with pytest.raises(InvalidInput, match="the judge fails"):
+        run_audit(config, gen, network=network, judge=judged)
+    assert json.loads((config.out / "run.json").read_text())["status"] == "failed"
+    assert load_checkpoint(config.out).step == 1
+    run_audit(config, gen, network=network, judge=judged)
+    assert count == 3
+
+
 def test_the_caller_network_keeps_its_modes(gen, settings, judged):
     network = nn.Sequential(Tiny(), nn.Identity())
     network.train()

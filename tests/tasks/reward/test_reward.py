@@ -57,7 +57,7 @@ def settings(folder, **changes):
 def gradient_of(gen, config, step=1):
     """Gradient of one step by parameter, and its loss."""
     with subject_of(generator_for(gen, config), config) as (subject, painter):
-        objective = Objective(config, painter, subject, Rewards.of(config, (16, 16)))
+        objective = Objective(config, painter, subject, Rewards.of(config, embedded=False))
         loss = objective.backward(step)
         return {name: p.grad.clone() for name, p in subject.parameters.items()}, loss
 
@@ -154,7 +154,7 @@ def painted_after(gen, result, changes):
         with torch.no_grad():
             for name, parameter in subject.parameters.items():
                 parameter.copy_(state[name])
-        objective = Objective(config, painter, subject, Rewards.of(config, (16, 16)))
+        objective = Objective(config, painter, subject, Rewards.of(config, embedded=False))
         image = objective.paint([Item(0, "red apple", 1)])[0].image
     return (255 * image[0]).round().permute(1, 2, 0).long()
 
@@ -174,7 +174,7 @@ def test_the_gradient_is_that_of_the_reward(tmp_path, kind):
     gen = unsaturated(torch.float64)
     config = settings(tmp_path, optimise=kind, rewards=("colourfulness", "-0.3*jpeg", "2*sharpness"))
     with subject_of(gen, config) as (subject, painter):
-        objective = Objective(config, painter, subject, Rewards.of(config, (16, 16)))
+        objective = Objective(config, painter, subject, Rewards.of(config, embedded=False))
         objective.backward(1)
         gradient = {name: p.grad.clone() for name, p in subject.parameters.items()}
         norm = float(joined(gradient).norm())
@@ -454,7 +454,7 @@ def test_a_held_out_reward_that_falls_is_called_hacking(gen, tmp_path):
 def test_no_held_out_reward(gen, tmp_path):
     result = maximise_reward(settings(tmp_path, held_out="none", epochs=1), gen)
     assert result.verdict == "no held-out reward"
-    assert Rewards.of(settings(tmp_path, held_out=None), (16, 16)).watched is None
+    assert Rewards.of(settings(tmp_path, held_out=None), embedded=False).watched is None
 
 
 @pytest.mark.parametrize(
@@ -472,7 +472,8 @@ def test_no_held_out_reward(gen, tmp_path):
 def test_a_setting_of_what_is_not_optimised_is_refused(tmp_path, given, idle):
     with pytest.raises(ValueError, match=idle):
         RewardConfig(out=tmp_path, **given)
-    assert RewardConfig(out=tmp_path, preset="alignprop", train="all").rank == 8  # the preset's own is no such setting
+    for changes in ({"train": "all"}, {"optimise": "embedding"}):  # the preset's own rank is no such setting
+        assert RewardConfig(out=tmp_path, preset="alignprop", gradient="exact", **changes).rank == 8
 
 
 def test_settings_of_alignprop_lie_beneath_what_is_given(tmp_path):

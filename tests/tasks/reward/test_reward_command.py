@@ -55,9 +55,11 @@ def test_a_run_is_resumed_with_its_own_sampler_and_any_batch(cli: Callable[..., 
     resumed = cli("reward", "--resume", "--batch", 1)
     assert resumed.code == 0, resumed.err
     assert json.loads(Path("reward/run.json").read_text())["free"]["batch_size"] == 1
-    other = cli("reward", "--resume", "--solver", "ab4")
-    assert other.code == 2
-    assert "solver (was ab2, now ab4)" in other.err
+    for option, value, message in (("--solver", "ab4", "solver (was ab2, now ab4)"),
+                                   ("--dtype", "float64", "dtype (was torch.float32, now torch.float64)")):  # fmt: skip
+        other = cli("reward", "--resume", option, value)
+        assert other.code == 2
+        assert message in other.err
 
 
 def test_a_lora_as_json_from_a_settings_file(reward: Callable[..., Any]) -> None:

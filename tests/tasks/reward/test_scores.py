@@ -74,27 +74,27 @@ def test_log_probabilities_of_the_embedded_networks(name):
 
 
 @pytest.mark.parametrize(
-    ("changes", "size", "expected"),
+    ("changes", "embedded", "expected"),
     [
-        ({}, (64, 64), "judge"),
-        ({}, (512, 512), None),
-        ({"held_out": "none"}, (64, 64), None),
-        ({"held_out": "sharpness"}, (64, 64), "sharpness"),
-        ({"prompts": ("a castle in the clouds and a cat",)}, (64, 64), None),
-        ({"prompts": ("small flat",), "rewards": ("classifier=flat whale",)}, (64, 64), "judge=flat whale"),
-        ({"rewards": ("judge",)}, (64, 64), None),
-        ({"prompts": ("Cat,",)}, (64, 64), "judge"),
+        ({}, True, "judge"),
+        ({}, False, None),
+        ({"held_out": "none"}, True, None),
+        ({"held_out": "sharpness"}, True, "sharpness"),
+        ({"prompts": ("a castle in the clouds and a cat",)}, True, None),
+        ({"prompts": ("small flat",), "rewards": ("classifier=flat whale",)}, True, "judge=flat whale"),
+        ({"rewards": ("judge",)}, True, None),
+        ({"prompts": ("Cat,",)}, True, "judge"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:no held-out reward")
-def test_the_judge_watches_where_it_can(tmp_path, changes, size, expected):
-    watched = Rewards.of(RewardConfig(out=tmp_path, **changes), size).watched
+def test_the_judge_watches_where_it_can(tmp_path, changes, embedded, expected):
+    watched = Rewards.of(RewardConfig(out=tmp_path, **changes), embedded).watched
     assert (None if watched is None else watched.reward) == expected
 
 
 def test_a_judge_that_cannot_watch_says_why(tmp_path):
     with pytest.warns(InputWarning, match="no held-out reward: the judge cannot watch, as 'blue dots' names 0 objects"):
-        Rewards.of(RewardConfig(out=tmp_path, prompts=("cat", "blue dots")), (64, 64))
+        Rewards.of(RewardConfig(out=tmp_path, prompts=("cat", "blue dots")), embedded=True)
 
 
 def test_every_prompt_and_size_of_batch_that_is_to_come_is_tried_once():

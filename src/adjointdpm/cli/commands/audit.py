@@ -127,7 +127,7 @@ def audit(
         list[str] | None,
         typer.Option(
             "--baseline",
-            help="random, best_of_n, one_step, adjoint (repeatable) (default: all).",
+            help="random, best_of_n, one_step, adjoint (repeatable), or none (default: all).",
             rich_help_panel=SEARCH,
         ),
     ] = None,

@@ -98,6 +98,11 @@ class AuditConfig(TaskConfig):
             raise ValueError(f"{quoted(hashed)}: filter mode does not write words down; give them again to resume")
         return data
 
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _none_is_none(cls, names: Any) -> Any:
+        return () if isinstance(names, (list, tuple)) and list(names) == ["none"] else names
+
     @field_validator("taus")
     @classmethod
     def _ascending(cls, taus: tuple[float, ...]) -> tuple[float, ...]:

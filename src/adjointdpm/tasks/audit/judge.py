@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from adjointdpm.losses.users import blamed, handed
 from adjointdpm.tasks.audit.adapters import device_of
 from adjointdpm.tasks.audit.config import Mode
 from adjointdpm.tasks.audit.outputs import tensor_of
-from adjointdpm.tasks.audit.responsible import local_only
+from adjointdpm.tasks.audit.responsible import local_only, wordless
 from adjointdpm.tasks.audit.samples import Sample, object_number
 
 __all__ = ["Judge", "check_named", "embedded_judge", "no_judge", "wrapped_judge"]
@@ -79,7 +80,8 @@ def wrapped_judge(judge: Any, name: str, mode: Mode, classes: int | None = None)
 
     def call(images: Tensor, samples: Sequence[Sample]) -> list[bool]:
         images, prompts = images.to(device_of(judge)), [s.prompt for s in samples]
-        with torch.no_grad(), local_only(name), blamed(f"{who} with images of shape {tuple(images.shape)}"):
+        hidden = wordless(prompts) if mode == "filter" else nullcontext()
+        with hidden, torch.no_grad(), local_only(name), blamed(f"{who} with images of shape {tuple(images.shape)}"):
             found = judge(*(images, prompts)[:arguments])
         if isinstance(found, (list, tuple)) and all(isinstance(value, bool) for value in found):
             found = torch.tensor(found)

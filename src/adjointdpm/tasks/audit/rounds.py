@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from adjointdpm.errors import AdjointDPMError
 from adjointdpm.tasks.audit.bench import Bench, CleanSample
 from adjointdpm.tasks.audit.samples import Sample
 from adjointdpm.tasks.audit.search import Budget, Found
@@ -22,10 +21,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class OtherProcessFailed(AdjointDPMError, RuntimeError):
-    """Another process of the same run raised; its own message says why."""
-
-
 def batches_of(items: Sequence[T], size: int | None) -> list[list[T]]:
     """In order, `size` at a time (None: all)."""
     return [[items[i] for i in part] for part in parts(len(items), size)] if items else []
@@ -35,13 +30,8 @@ def in_rounds(batches: Sequence[T], work: Callable[[T], R], team: Team, first: i
     """The results of `team.size` batches at a time, in order, on every process; from batch `first` on."""
     for begin in range(first, len(batches), team.size):
         mine = team.mine(batches[begin : begin + team.size])
-        try:
+        with team.in_step():
             results = [work(batch) for batch in mine]
-        except BaseException:
-            team.agree(True)
-            raise
-        if team.agree(False):
-            raise OtherProcessFailed("another process of this run failed; its message says why")
         yield team.gather(results)
 
 

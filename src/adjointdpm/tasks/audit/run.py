@@ -156,12 +156,17 @@ class _Audit:
         self.run.begin()
         self.state.setdefault("budget", asdict(budget))
         hardening = None
-        with self.stop:
-            tally = self._rounds(chosen, budget)
-            if self.config.harden:
-                task = Hardening(self.stage, budget, self.team, self.config.out, self._say, self._pause)
-                state = self.state.setdefault("hardening", {})
-                hardening = task.run(chosen, self.known, state, self._save)
+        try:
+            with self.stop:
+                tally = self._rounds(chosen, budget)
+                if self.config.harden:
+                    task = Hardening(self.stage, budget, self.team, self.config.out, self._say, self._pause)
+                    state = self.state.setdefault("hardening", {})
+                    hardening = task.run(chosen, self.known, state, self._save)
+        except Exception:  # what is done is kept, as on a signal
+            self._save()
+            self.run.finish("failed")
+            raise
         results = {
             "mode": self.config.mode,
             "network": self.stage.network.name,

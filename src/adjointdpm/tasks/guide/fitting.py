@@ -68,7 +68,7 @@ def fitted(config: GuideConfig, painter: Painter, size: tuple[int, int]) -> Guid
 def _paints_changed_rows(config: GuideConfig, painter: Painter) -> bool:
     try:
         _check_rows(config, painter)
-    except (InvalidInput, AttributeError):  # AttributeError: no text encoder, or no tokenizer
+    except InvalidInput:
         return False
     return True
 

@@ -119,7 +119,7 @@ class Objective:
     def values(self, values: Values) -> Tensor:
         """The losses of all images with other values of the parameters, (N,), without a gradient."""
         found = []
-        with torch.no_grad():
+        with self.team.in_step(), torch.no_grad():
             for cases in self._parts():
                 found += self.losses(values, cases).tolist()
         return torch.tensor(self.team.gather(found), dtype=torch.float64)
@@ -129,11 +129,12 @@ class Objective:
         images: list[Tensor] = []
         shown: list[Tensor] = []
         mine = self.team.mine(range(self.count))
-        if mine:
-            with torch.no_grad():
-                noise, rows = self.noise(values, mine), self.rows(values, mine)
-            made = self.painter.paint(rows, self.negative[mine], noise)
-            images, shown = list(made.image), list(made.shown)
+        with self.team.in_step():
+            if mine:
+                with torch.no_grad():
+                    noise, rows = self.noise(values, mine), self.rows(values, mine)
+                made = self.painter.paint(rows, self.negative[mine], noise)
+                images, shown = list(made.image), list(made.shown)
         return Painted(torch.stack(self.team.gather(images)), torch.stack(self.team.gather(shown)))
 
     def _parts(self) -> list[list[int]]:

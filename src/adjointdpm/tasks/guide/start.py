@@ -85,11 +85,12 @@ def paint_cases(painter: Painter, team: Team, prompts: Sequence[str], noise: Seq
     mine = team.mine(range(len(prompts)))
     images: list[Tensor] = []
     shown: list[Tensor] = []
-    if mine:
-        embeds, negative = painter.encode([prompts[i] for i in mine])
-        chosen = noise[mine] if isinstance(noise, Tensor) else [noise[i] for i in mine]
-        made = painter.paint(embeds, negative, chosen)
-        images, shown = list(made.image), list(made.shown)
+    with team.in_step():
+        if mine:
+            embeds, negative = painter.encode([prompts[i] for i in mine])
+            chosen = noise[mine] if isinstance(noise, Tensor) else [noise[i] for i in mine]
+            made = painter.paint(embeds, negative, chosen)
+            images, shown = list(made.image), list(made.shown)
     return Painted(torch.stack(team.gather(images)), torch.stack(team.gather(shown)))
 
 

@@ -113,7 +113,8 @@ class RewardConfig(TaskConfig):
     @classmethod
     def _preset(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and data.get("preset") == "alignprop":
-            rank = {"rank": RANK} if data.get("train", "lora") == "lora" else {}
+            lora = data.get("optimise", "weights") == "weights" and data.get("train", "lora") == "lora"
+            rank = {"rank": RANK} if lora else {}
             return {**ALIGNPROP, **rank, **data}
         return data
 

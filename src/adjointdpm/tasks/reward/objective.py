@@ -123,15 +123,8 @@ class Objective:
         The processes share the work, and each of them gets everything.
         """
         mine = self.team.mine(items)
-        rows: list[tuple[Tensor, Tensor]] = []
-        if mine:
-            with torch.no_grad():
-                if before:
-                    with self.subject.untouched():
-                        painted = self.painter.paint(*self.subject.before(mine))
-                else:
-                    painted = self.painter.paint(*self.subject.draw(mine))
-            rows = list(zip(painted.image, painted.shown, strict=True))
+        with self.team.in_step():
+            rows = self._painted(mine, before) if mine else []
         everyone = self.team.gather(rows)
         image, shown = (torch.stack(list(column)) for column in zip(*everyone, strict=True))
         scores: dict[str, list[float]] = {}
@@ -142,3 +135,13 @@ class Objective:
             for name, values in found.items():
                 scores.setdefault(name, []).extend(values)
         return Painted(image, shown), scores
+
+    def _painted(self, items: Sequence[Item], before: bool) -> list[tuple[Tensor, Tensor]]:
+        """Of each item the image as made, and as shown."""
+        with torch.no_grad():
+            if before:
+                with self.subject.untouched():
+                    painted = self.painter.paint(*self.subject.before(items))
+            else:
+                painted = self.painter.paint(*self.subject.draw(items))
+        return list(zip(painted.image, painted.shown, strict=True))

@@ -19,6 +19,7 @@ from adjointdpm.runs import environment
 from adjointdpm.tasks.again import in_python
 from adjointdpm.tasks.images import parts
 from adjointdpm.tasks.loop import History, optimise
+from adjointdpm.tasks.networks import is_embedded
 from adjointdpm.tasks.opening import check_generator, run_folder
 from adjointdpm.tasks.reward.config import Item, RewardConfig
 from adjointdpm.tasks.reward.objective import Objective
@@ -88,7 +89,7 @@ def maximise_reward(
         pairs = [Item(place, prompt, seed) for place, (prompt, seed) in enumerate(config.pairs)]
         first = pairs[:2]
         tried = painter.paint(*subject.before(first)).image.to(generator.pipe.device)
-        rewards = Rewards.of(config, (int(tried.shape[-2]), int(tried.shape[-1])))
+        rewards = Rewards.of(config, is_embedded(generator.pipe))
         others = [Item(place, prompt, seed) for place, (prompt, seed) in enumerate(config.unseen)]
         later = _batches(config, config.items(1), pairs, others)
         rewards.try_out(tried, [item.prompt for item in first], later)

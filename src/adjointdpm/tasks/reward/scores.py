@@ -15,7 +15,7 @@ from adjointdpm.errors import InputWarning, InvalidInput
 from adjointdpm.losses.rewards import Reward, Term, check_reward, check_scores, load_reward, read_term
 from adjointdpm.losses.users import trial
 from adjointdpm.tasks.reward.config import RewardConfig
-from adjointdpm.tasks.reward.recognition import MAKERS, SIZE, named_in
+from adjointdpm.tasks.reward.recognition import MAKERS, named_in
 
 __all__ = ["Change", "Rewards", "mean_interval", "verdict"]
 
@@ -83,10 +83,10 @@ class Rewards:
     total_name: ClassVar[str] = "reward"
 
     @classmethod
-    def of(cls, config: RewardConfig, size: tuple[int, int]) -> Rewards:
-        """Loads them; `size` (H, W) is that of the generator's images.  Raises `InvalidInput`."""
+    def of(cls, config: RewardConfig, embedded: bool) -> Rewards:
+        """Loads them; the judge may watch images of the `embedded` model.  Raises `InvalidInput`."""
         terms = config.terms
-        watched = config.watched if config.held_out is not None else _judge_for(config, size)
+        watched = config.watched if config.held_out is not None else _judge_for(config) if embedded else None
         functions = [load_reward(term, MAKERS) for term in terms]
         return cls(terms, functions, watched, None if watched is None else load_reward(watched, MAKERS))
 
@@ -143,12 +143,12 @@ class Rewards:
         return "" if self.watched is None else f"held out: {self.watched.text}"
 
 
-def _judge_for(config: RewardConfig, size: tuple[int, int]) -> Term | None:
-    """The judge, where it fits: pictures of the embedded model's size, and one object to look for in each.
+def _judge_for(config: RewardConfig) -> Term | None:
+    """The judge, where there is one object to look for in each image.
 
     Where the classifier is asked for one object whatever the prompt says, so is the judge.
     """
-    if size != (SIZE, SIZE) or any(term.name == "judge" for term in config.terms):
+    if any(term.name == "judge" for term in config.terms):
         return None
     asked = next((term.argument for term in config.terms if term.name == "classifier" and term.argument), None)
     if asked is not None:

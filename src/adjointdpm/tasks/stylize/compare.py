@@ -13,7 +13,6 @@ from adjointdpm.losses.style import StyleTarget
 from adjointdpm.tasks.images import parts
 from adjointdpm.tasks.networks import Recognised
 from adjointdpm.tasks.painter import Painted, Painter
-from adjointdpm.tasks.stylize.share import in_step
 from adjointdpm.tasks.team import Team
 
 __all__ = ["Change", "Comparison", "distances", "paint_pairs"]
@@ -24,7 +23,9 @@ AT_ONCE = 16  # images in a network that measures
 
 def paint_pairs(painter: Painter, team: Team, pairs: Sequence[Pair]) -> Painted:
     """The images of (prompt, seed) pairs; each process draws its share, and all get all of them."""
-    rows = team.gather(in_step(team, lambda: _painted(painter, team.mine(pairs))))
+    with team.in_step():
+        mine = _painted(painter, team.mine(pairs))
+    rows = team.gather(mine)
     return Painted(torch.stack([image for image, _ in rows]), torch.stack([shown for _, shown in rows]))
 
 

@@ -20,7 +20,6 @@ from adjointdpm.tasks.images import parts
 from adjointdpm.tasks.painter import Painter
 from adjointdpm.tasks.stylize.config import StylizeConfig
 from adjointdpm.tasks.stylize.networks import wide
-from adjointdpm.tasks.stylize.share import in_step
 from adjointdpm.tasks.team import Team
 
 __all__ = ["Objective", "turn"]
@@ -60,7 +59,8 @@ class Objective:
     def backward(self, step: int) -> float:
         """Add this process's share of the gradient; returns its share of the loss.  Raises as `check_value`."""
         chosen = turn(step, len(self.config.pairs), self.config.together)
-        shares = in_step(self.team, lambda: self._shares(self.team.mine(chosen), len(chosen), step))
+        with self.team.in_step():
+            shares = self._shares(self.team.mine(chosen), len(chosen), step)
         row = {name: self.team.total(shares[name]) for name in ("style", "content", "forwards", "vjps")}
         self.log.write({"step": step, **row})
         return shares["loss"]
