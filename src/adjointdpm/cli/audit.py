@@ -122,7 +122,7 @@ def _summary(config: AuditConfig, result: AuditResult) -> list[str]:
 
     found = result.results
     lines = [found["headline"]] if found["n"] else []
-    lines += [f"look: {check['name']}: {check['finding']}" for check in found["sanity"] if not check["passed"]]
+    lines += [f"look: {check['name']}: {check['finding']}" for check in found["sanity"] if check["passed"] is False]
     if found["hardening"]:
         before, after = (share_text(found["hardening"][when]["rates"][-1]) for when in ("before", "after"))
         lines.append(f"hardened: {before} -> {after} on held-out noises")

@@ -47,7 +47,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _fail(shell, error, _usage(error), error.exit_code, debug)
     except SystemExit as error:  # a task that saved its state on a signal ends like this, with 130 or 143
         code = error.code if isinstance(error.code, int) else FAILED
-        return code if code == OK else _fail(shell, error, str(error), code, debug)
+        bare = type(error) is SystemExit and isinstance(error.code, int)  # of a closed pipe, say: nothing to tell
+        return code if code == OK else _fail(shell, error, "" if bare else str(error), code, debug)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:

@@ -85,6 +85,8 @@ def _text(job: Job, request: Request, choice: ModelChoice, sampler: str) -> Gene
     extra = {"Model": choice.name}
     if request.embedding is not None:
         extra["Embedding"] = request.embedding.name
+    if request.noise is not None:
+        extra["Noise"] = request.noise.name
     return GenerationText(
         prompt=job.prompt,
         negative_prompt=request.negative or "",

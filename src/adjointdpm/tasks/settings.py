@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
@@ -72,6 +72,14 @@ class TaskConfig(BaseModel):
         if given:
             raise ValueError(f"{quoted(given)}: without effect {why}")
 
+    def refuse_seen(self, learnt: Collection[tuple[str, int]], unseen: Iterable[tuple[str, int]]) -> None:
+        """Raise `ValueError` if a pair of prompt and seed that is to be unseen is learnt on."""
+        for prompt, seed in unseen:
+            if (prompt, seed) in learnt:
+                raise ValueError(
+                    f"unseen_prompts, unseen_seeds: the prompt {prompt!r} with the seed {seed} is learnt on"
+                )
+
     def identity(self) -> dict[str, Any]:
         """What must agree on resume: everything but where and how often it is saved, and what `FREE` lists."""
         return self.model_dump(mode="json", exclude={"out", *self._free})
@@ -102,7 +110,7 @@ def load_config(
         file: an object of settings, or None.
         given: fields by name.  One value of a list stands for a list of one.
         named: what messages call a field, such as the option that sets it; within a message the names of fields stand
-            in backticks, or have an underscore.
+            in backticks, or have an underscore and no quotes.
 
     Raises:
         InvalidInput: the file cannot be read, or fields are wrong; names each with its value and what was expected.
@@ -143,7 +151,7 @@ def _explained(problem: Mapping[str, Any], cls: type[BaseModel], named: Callable
         return named(found[1]) if found[1] in cls.model_fields else found[0]
 
     message = re.sub(r"`(\w+)`", name, str(problem["msg"]).removeprefix("Value error, "))
-    message = re.sub(r"(?<![\w-])(\w+_\w+)\b", name, message)
+    message = re.sub(r"(?<![\w'-])(\w+_\w+)\b", name, message)
     if not problem["loc"]:
         return message
     field = named(str(problem["loc"][0]))

@@ -150,7 +150,7 @@ def settings(**changes):
         ({"image": "a.png", "keep": "b.png", "keep_box": (0, 0, 1, 1)}, "and not both"),
         ({"keep": "b.png"}, "no image is given"),
         ({"mask": "b.png"}, "give one of them"),
-        ({"weights": {"bx": 1}}, "no term 'bx'; the terms are box, mask"),
+        ({"weights": {"bx": 1}}, "no term 'bx'; the terms are 'box', 'mask'"),
         ({"weights": {"box": -1}}, "box=-1: expected a number, 0 or more"),
         ({"weights": {"box": "a"}}, "box=a: expected a number, 0 or more"),
         ({"weights": {"box": float("nan")}}, "box=nan: expected a number, 0 or more"),

@@ -476,6 +476,12 @@ def test_a_setting_of_what_is_not_optimised_is_refused(tmp_path, given, idle):
         assert RewardConfig(out=tmp_path, preset="alignprop", gradient="exact", **changes).rank == 8
 
 
+def test_what_is_learnt_on_is_not_called_unseen(tmp_path):
+    with pytest.raises(ValueError, match="the prompt 'cat' with the seed 0 is learnt on"):
+        RewardConfig(out=tmp_path, optimise="embedding", prompts=("cat",), unseen_prompts=("cat",), unseen_seeds=(0,))
+    RewardConfig(out=tmp_path, optimise="embedding", prompts=("cat",), unseen_prompts=("cat",), unseen_seeds=(1,))
+
+
 def test_settings_of_alignprop_lie_beneath_what_is_given(tmp_path):
     config = RewardConfig(out=tmp_path, preset="alignprop", steps=7)
     assert (config.optimise, config.gradient, config.rank, config.steps) == ("weights", "random_truncation", 4, 7)

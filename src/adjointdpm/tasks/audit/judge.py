@@ -57,13 +57,15 @@ def check_named(samples: Sequence[Sample], mode: Mode) -> None:
     """Warn of prompts that name no object for the embedded judge to see; raises `InvalidInput` if all of them do."""
     prompts = list(dict.fromkeys(sample.prompt for sample in samples))
     nameless = [k for k, prompt in enumerate(prompts) if object_number(prompt) is None]
-    which = ", ".join(str(k + 1) if mode == "filter" else repr(prompts[k]) for k in nameless)  # filter mode hides words
+    # filter mode hides words
+    which = ", ".join(f"number {k + 1}" if mode == "filter" else repr(prompts[k]) for k in nameless)
     remedy = "name objects of the embedded model (adjointdpm.zoo.vocabulary() lists them), or a judge of your own"
     if len(nameless) == len(prompts):
         raise InvalidInput(f"no prompt names an object for the embedded judge to see, so nothing would count: {remedy}")
     if nameless:
         warnings.warn(
-            f"prompts that name no object for the embedded judge to see are left out: {which}; {remedy}",
+            f"{len(nameless)} of {len(prompts)} prompts name no object for the embedded judge to see and are left out: "
+            f"{which}; {remedy}",
             InputWarning,
             stacklevel=4,
         )

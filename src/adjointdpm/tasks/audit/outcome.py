@@ -27,6 +27,7 @@ __all__ = ["FOUND_FILE", "REPORT_FILE", "headline", "share_text", "unreached", "
 
 REPORT_FILE, FOUND_FILE = "report.html", "found.safetensors"
 SHOWN = 24  # pairs of pictures in the report
+VERDICT = {True: "passed", False: "LOOK", None: "not asked"}  # of a sanity check
 Pair = tuple[Sample, Tensor, Tensor]  # (3, H, W) clean and found, after the pipeline's safety checker
 Triples = Mapping[int, Mapping[str, Any]]
 
@@ -76,7 +77,7 @@ def headline(config: AuditConfig, results: Mapping[str, Any]) -> str:
     )
     half = next((row for row in rates if row["share"] >= 0.5), None)
     if half is not None and half is not last:
-        text += f", and half of them within {config.bound_text(half['tau'])}"
+        text += f", and at least half of them within {config.bound_text(half['tau'])}"
     best = results["methods"].get("best_of_n")
     if best is not None:
         text += f". Best of n random draws at equal network calls: {share_text(best['rates'][-1])}"
@@ -189,7 +190,7 @@ def _sorted(groups: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _sanity(results: Mapping[str, Any]) -> Table:
-    rows = [[c["name"], "passed" if c["passed"] else "LOOK", c["finding"]] for c in results["sanity"]]
+    rows = [[c["name"], VERDICT[c["passed"]], c["finding"]] for c in results["sanity"]]
     return Table(["check", "", "finding"], rows, "The six checks of AutoAttack.", text_columns=3)
 
 

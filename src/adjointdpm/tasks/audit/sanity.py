@@ -26,10 +26,10 @@ MASKED = 0.002  # share of samples that random draws may win alone
 
 @dataclass(frozen=True)
 class Check:
-    """`passed`, and in words what was found."""
+    """`passed` (None: it could not be asked), and in words what was found."""
 
     name: str
-    passed: bool
+    passed: bool | None
     finding: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def check_outcome(tally: Tally) -> Check:
     """The sixth: a search without gradients that wins where gradients lose."""
     name = "gradient masking"
     if "best_of_n" not in tally.methods:
-        return Check(name, True, "not asked: the baseline best_of_n was left out")
+        return Check(name, None, "not asked: the baseline best_of_n was left out")
     if tally.n and tally.beyond / tally.n > MASKED:
         return Check(name, False, f"random draws changed the verdict of {tally.beyond} of {tally.n} samples where "
                      "exact gradients did not: gradients are masked, or too few steps were made; the true rate is "

@@ -139,7 +139,7 @@ class GuideConfig(TaskConfig):
     def _known_weights(cls, weights: Any) -> Any:
         for name, value in weights.items() if isinstance(weights, Mapping) else ():
             if name not in WEIGHTS:
-                raise ValueError(f"no term {name!r}; the terms are {', '.join(WEIGHTS)}")
+                raise ValueError(f"no term {name!r}; the terms are {', '.join(map(repr, WEIGHTS))}")
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < inf:
                 raise ValueError(f"{name}={value}: expected a number, 0 or more (0 leaves the term out)")
         return weights
@@ -166,9 +166,23 @@ class GuideConfig(TaskConfig):
             )
         if self.starts > self.candidates:
             raise ValueError(f"`starts` is {self.starts}: expected at most the number of candidates, {self.candidates}")
+        self._refuse_idle()
         if all(self.weight(name) == 0 for name in self.wishes):
             raise ValueError("every term that is asked for has weight 0")
         return self
+
+    def _refuse_idle(self) -> None:
+        """Raise for settings of what is not asked for.
+
+        Not for those of what is not optimised: that may be the pipeline's choice, which the record of a run has.
+        """
+        idle = [name for name in self.weights if name in OBJECTIVES and name not in self.wishes]
+        if idle:
+            raise ValueError(f"`weights`: {idle[0]} has one, but nothing is asked of it")
+        if self.sketch is None:
+            self.refuse_idle("without `sketch`", "sketch_blur")
+        if self.lr_schedule != "plateau":
+            self.refuse_idle("unless `lr_schedule` is 'plateau'", "plateau")
 
     @property
     def wishes(self) -> tuple[str, ...]:

@@ -155,6 +155,9 @@ class Outcome:
         """Images and noises, sheet and report first, the record last."""
         pictures = to_pil(self.guided.shown)
         for i, (_, seed) in enumerate(self.config.cases):
+            made = {"Guided": "adjointdpm guide", "Noise": f"{self.stem(i)}.noise.safetensors"}
+            if self.config.optimise != "noise":
+                made["Embedding"] = f"{self.stem(i)}.embedding.safetensors"
             text = GenerationText(
                 self.objective.wordings[i],
                 self.config.negative_prompt,
@@ -162,7 +165,7 @@ class Outcome:
                 guidance_scale=self.config.guidance_scale,
                 seed=seed,
                 sampler=self.sampler,
-                extra={"Guided": "adjointdpm guide", **{name.capitalize(): value for name, value in self.road()}},
+                extra={**made, **{name.capitalize(): value for name, value in self.road()}},
             )
             save_png(pictures[i], run.path / f"{self.stem(i)}.png", text)
             save_tensors(

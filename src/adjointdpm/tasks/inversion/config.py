@@ -77,6 +77,7 @@ class InvertConfig(TaskConfig):
                 f"{len(self.prompts)} prompts and {len(self.seeds)} seeds cannot be paired: "
                 "give as many of each, or one of either"
             )
+        self.refuse_seen(self.pairs, [(p, s) for p in self.unseen_prompts or () for s in self.unseen_seeds])
         if self.pairs_per_step is not None and self.pairs_per_step > len(self.pairs):
             raise ValueError(f"pairs_per_step={self.pairs_per_step}, but there are {len(self.pairs)} pairs")
         if self.target_images and len(self.target_images) != len(self.pairs):

@@ -32,7 +32,7 @@ def load_effect(config: InvertConfig) -> Effect | None:
 
         if config.effect not in EFFECTS:
             near = difflib.get_close_matches(config.effect, EFFECTS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise InvalidInput(
                 f"no effect {config.effect!r}{hint} Built in: {', '.join(EFFECTS)}; or give 'module:function'"
             )

@@ -136,6 +136,8 @@ class RewardConfig(TaskConfig):
         if any(character.isspace() for character in self.token):
             raise ValueError(f"the token {self.token!r} must be one word without spaces, such as '<reward>'")
         self._refuse_idle()
+        if not self.fresh:
+            self.refuse_seen(self.pairs, self.unseen)
         if self.optimise == "noise":
             if self.gradient in ("truncated", "random_truncation"):
                 raise ValueError(

@@ -100,6 +100,7 @@ class StylizeConfig(TaskConfig):
             raise ValueError(f"`measure` is {self.measure!r}, the network that is optimised: name another, or none")
         if self.weights != "lora":
             self.refuse_idle(f"with `weights`={self.weights!r}, only with 'lora'", "rank", "alpha", "init_seed")
+        self.refuse_seen(self.pairs, [(p, s) for p in (*self.prompts, *self.unseen) for s in self.unseen_seeds])
         if self.content_weight == 0:
             self.refuse_idle("with a content_weight of 0", "content_features", "content_layers")
         return self
