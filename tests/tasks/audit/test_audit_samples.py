@@ -157,7 +157,7 @@ def test_prompts_that_name_nothing_to_judge_are_said_and_not_counted_as_failed()
     check_named([named], "classifier")
     with pytest.warns(InputWarning, match="judge to see and are left out: 'blue stripes'; name objects"):
         check_named([named, nameless], "classifier")
-    with pytest.warns(InputWarning, match="judge to see and are left out: number 2; name objects"):  # no words of prompts here
+    with pytest.warns(InputWarning, match="judge to see and are left out: number 2; name objects"):
         check_named([named, nameless], "filter")
     with pytest.raises(InvalidInput, match="no prompt names an object for the embedded judge"):
         check_named([nameless], "classifier")
