@@ -29,9 +29,9 @@ def load_loss(name: str | Callable[..., Tensor], features: Callable[[], FeatureE
     """The loss that `name` means, as `loss(image, target) -> scalar`.
 
     `name`: one of `NAMES`, "module:function", "file.py:function", or a callable.  A function gets the image alone, or
-    the target as well if it needs two arguments or calls the second `target`.  `features` makes the network for
-    "perceptual" when it is asked for.  "perceptual" and "efficientnet" add the mean squared error, since features of a
-    classifier see little of colour.
+    the target as well if it needs two arguments, or the second is called `target` or has the default None.
+    `features` makes the network for "perceptual" when it is asked for.  "perceptual" and "efficientnet" add the mean
+    squared error, since features of a classifier see little of colour.
     Raises `InvalidInput` naming what is missing or cannot be imported.
     """
     if callable(name):

@@ -67,8 +67,8 @@ def load_reward(term: Term, more: Mapping[str, Maker] | None = None) -> Reward:
     """The reward that a term names, as `reward(images, prompts) -> scores (B,)`, its weight left out.
 
     `more` adds makers to `BUILT_IN`.  A function of the user's may take (images), (images, prompts) or, as TRL's reward
-    functions did, (images, prompts, metadata); a default is left as it is unless the argument has one of these names.
-    It may return (scores, anything).
+    functions did, (images, prompts, metadata); a default other than None is left as it is unless the argument has one
+    of these names.  It may return (scores, anything).
     Raises `InvalidInput` naming what is missing, unknown or cannot be imported.
     """
     makers = {**BUILT_IN, **(more or {})}
